@@ -1,0 +1,162 @@
+"""The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fedphd_ray.errors import FedPhDError, UserError
+
+if TYPE_CHECKING:
+    from fedphd_ray.config import Config
+    from fedphd_ray.runtime.experiment import Experiment
+    from fedphd_ray.runtime.run_directory import Summary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hierarchical federated training of diffusion models with structured pruning (FedPhD), on Ray.",
+)
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model, or a run directory.")]
+console = Console()
+errors = Console(stderr=True)
+
+
+def main() -> None:
+    """Runs a command; a user's mistake is one message and exit code 2, a failed run is exit code 1."""
+    try:
+        app()
+    except FedPhDError as error:
+        errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody writes into it
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/NAME-TIME.")] = None,
+) -> None:
+    """Train; print where the run directory is."""
+    from fedphd_ray.config import load_config  # noqa: PLC0415
+
+    chosen = load_config(config, overrides)
+    experiment = _build(chosen)
+    directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    _follow(experiment, directory, chosen.to_yaml())
+
+
+@app.command()
+def resume(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")]) -> None:
+    """Go on from the last good checkpoint, to the same final bits."""
+    from fedphd_ray.config import load_config  # noqa: PLC0415
+
+    _follow(_build(load_config(run_dir / "config.yaml")), run_dir, None)
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
+    from fedphd_ray.config import load_config  # noqa: PLC0415
+    from fedphd_ray.errors import ResourceError  # noqa: PLC0415
+    from fedphd_ray.forecast import forecast  # noqa: PLC0415
+    from fedphd_ray.report.tables import print_forecast  # noqa: PLC0415
+    from fedphd_ray.runtime.doctor import this_machine  # noqa: PLC0415
+    from fedphd_ray.runtime.placement import decide  # noqa: PLC0415
+
+    experiment = load_config(config, overrides).build()
+    cost = forecast(experiment)
+    if experiment.runtime.backend == "local":
+        placement = "everything in one process"
+    else:
+        try:
+            placement = decide(experiment.runtime, [this_machine()], experiment.demand(4 * cost.dense.params)).reason
+        except ResourceError as error:
+            placement = f"does not fit: {error.expected}; {error.found}"
+    print_forecast(console, cost, experiment.schedule.rounds, placement)
+
+
+@app.command()
+def sample(
+    model_dir: ModelDir,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture.")],
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="Images.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
+) -> None:
+    """Draw images from a trained model into a grid."""
+    from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
+    from fedphd_ray.generate import generate  # noqa: PLC0415
+
+    images = generate(model_dir, num, seed, steps)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_grid(images, out, columns=min(10, num))
+    except OSError as error:
+        raise UserError(f"--out {out}", expected="a file that can be written", found=str(error)) from error
+    console.print(f"{num} images in {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model_dir: ModelDir,
+    data: Annotated[str, typer.Option(metavar="NAME|CONFIG", help="`digits`, or the YAML file of an experiment.")] = "digits",
+    num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
+) -> None:
+    """Quality figures of a saved model: FID, KID, classes of its samples."""
+    from fedphd_ray.generate import judge  # noqa: PLC0415
+
+    quality = judge(model_dir, data, num_samples, seed, steps)
+    console.print(
+        f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({quality.num_samples} samples, {quality.steps} steps, {quality.sampler})",
+        highlight=False,
+    )
+    histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
+    console.print(f"classes among the samples: {histogram}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine or cluster can run, what is missing, and how to get it."""
+    from fedphd_ray.runtime.doctor import examine  # noqa: PLC0415
+
+    healthy = True
+    for finding in examine():
+        healthy &= finding.good
+        console.print(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}", highlight=False, markup=False)
+        if finding.remedy:
+            console.print(f"        {finding.remedy}", highlight=False, markup=False)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _build(config: "Config") -> "Experiment":
+    """The experiment, after everything that can be refused without running was looked at."""
+    from fedphd_ray.forecast import forecast  # noqa: PLC0415
+
+    experiment = config.build()
+    forecast(experiment)  # refuses a ratio that would empty a layer
+    return experiment
+
+
+def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None) -> "Summary":
+    """Runs (or resumes, without a configuration to write) and shows it."""
+    from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
+    from fedphd_ray.report.tables import print_summary  # noqa: PLC0415
+    from fedphd_ray.runtime import run as runs  # noqa: PLC0415
+
+    with ConsoleProgress(console, experiment.schedule.rounds) as progress:
+        if config_yaml is None:
+            summary = runs.resume(experiment, directory, progress, progress.say)
+        else:
+            summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
+    print_summary(console, summary, directory)
+    return summary

@@ -1,0 +1,161 @@
+"""Partitions: which image belongs to which client. Every image belongs to exactly one, and no client is left with nothing."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from fedphd_ray.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+class _Partition(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Iid(_Partition):
+    """Random shares of (nearly) equal size."""
+
+    name: Literal["iid"] = "iid"
+
+    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Indices of each client, sorted; see the module."""
+        _enough(len(labels), num_clients, 1)
+        return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
+
+
+class Classes(_Partition):
+    """`classes_per_client` classes per client: the paper's label skew.
+
+    Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and cut
+    into as many nearly equal parts as it has slots. For N = 20, k = 2, K = 10 clients 4g to 4g+3 own classes g and g+5.
+    """
+
+    name: Literal["classes"] = "classes"
+    classes_per_client: PositiveInt = 2
+
+    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Indices of each client, sorted; see the class."""
+        key = "data.partition.classes_per_client"
+        if self.classes_per_client > num_classes:
+            raise DataError(
+                key,
+                expected=f"at most the {num_classes} classes of the data",
+                found=str(self.classes_per_client),
+                remedy="give clients fewer classes",
+            )
+        slots = num_clients * self.classes_per_client
+        if slots < num_classes:
+            raise DataError(
+                key,
+                expected=f"at least {-(-num_classes // num_clients)}, so that every one of {num_classes} classes has an owner",
+                found=f"{self.classes_per_client} with {num_clients} clients",
+                remedy="more clients, or more classes per client",
+            )
+        class_of = np.arange(slots) * num_classes // slots
+        clients: list[list[Indices]] = [[] for _ in range(num_clients)]
+        for label in range(num_classes):
+            own_slots = np.flatnonzero(class_of == label)
+            shuffled = rng.permutation(np.flatnonzero(labels == label))
+            for slot, part in zip(own_slots, np.array_split(shuffled, len(own_slots)), strict=True):
+                clients[slot % num_clients].append(part)
+        split = _sorted([np.concatenate(parts) for parts in clients])
+        _none_empty(split, "data.num_clients")
+        return split
+
+
+class Dirichlet(_Partition):
+    """Label skew: each class is divided among the clients by shares ~ Dir(alpha) (Hsu et al. 2019).
+
+    Attributes:
+        alpha: small is skewed, large is even.
+        min_images: a client with fewer is given images of the largest clients.
+    """
+
+    name: Literal["dirichlet"] = "dirichlet"
+    alpha: PositiveFloat = 0.5
+    min_images: PositiveInt = 1
+
+    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Indices of each client, sorted; see the class."""
+        _enough(len(labels), num_clients, self.min_images)
+        clients: list[list[Indices]] = [[] for _ in range(num_clients)]
+        for label in range(num_classes):
+            own = rng.permutation(np.flatnonzero(labels == label))
+            for client, part in enumerate(_cut(own, rng.dirichlet(np.full(num_clients, self.alpha)))):
+                clients[client].append(part)
+        return _fill([np.concatenate(parts) for parts in clients], self.min_images, rng)
+
+
+class Quantity(_Partition):
+    """Size skew: clients' shares of all images ~ Dir(alpha), labels as they come.
+
+    Attributes:
+        alpha: small is skewed, large is even.
+        min_images: a client with fewer is given images of the largest clients.
+    """
+
+    name: Literal["quantity"] = "quantity"
+    alpha: PositiveFloat = 0.5
+    min_images: PositiveInt = 1
+
+    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+        """Indices of each client, sorted; see the class."""
+        _enough(len(labels), num_clients, self.min_images)
+        shares = rng.dirichlet(np.full(num_clients, self.alpha))
+        return _fill(_cut(rng.permutation(len(labels)), shares), self.min_images, rng)
+
+
+Partition = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator="name")]
+
+
+def label_counts(labels: Indices, indices: Indices, num_classes: int) -> NDArray[np.int64]:
+    """Images per class, int64 [num_classes], among the given ones."""
+    return np.bincount(labels[indices], minlength=num_classes).astype(np.int64)
+
+
+def _cut(indices: Indices, shares: NDArray[np.float64]) -> list[Indices]:
+    """Consecutive pieces whose sizes follow the shares; every index is in one piece."""
+    bounds = np.round(np.cumsum(np.nan_to_num(shares)[:-1]) * len(indices)).astype(np.int64)
+    return np.split(indices, np.clip(bounds, 0, len(indices)))
+
+
+def _fill(clients: list[Indices], minimum: int, rng: np.random.Generator) -> list[Indices]:
+    """Moves as few images as the minimum needs, each from the client that is largest at the moment."""
+    sizes = np.array([len(client) for client in clients])
+    for poor in np.flatnonzero(sizes < minimum):
+        while sizes[poor] < minimum:
+            rich = int(sizes.argmax())
+            position = int(rng.integers(sizes[rich]))
+            clients[poor] = np.append(clients[poor], clients[rich][position])
+            clients[rich] = np.delete(clients[rich], position)
+            sizes[poor] += 1
+            sizes[rich] -= 1
+    return _sorted(clients)
+
+
+def _sorted(clients: list[Indices]) -> list[Indices]:
+    return [np.sort(client).astype(np.int64) for client in clients]
+
+
+def _enough(num_images: int, num_clients: int, minimum: int) -> None:
+    if num_images < num_clients * minimum:
+        raise DataError(
+            "data.num_clients",
+            expected=f"at most {num_images // minimum} clients for {num_images} images, {minimum} for each at least",
+            found=str(num_clients),
+            remedy="fewer clients, a smaller min_images, or more data",
+        )
+
+
+def _none_empty(clients: list[Indices], key: str) -> None:
+    empty = [str(client) for client, own in enumerate(clients) if not len(own)]
+    if empty:
+        raise DataError(
+            key,
+            expected="images for every client",
+            found=f"{len(clients)} clients, of whom {', '.join(empty[:10])} would have none",
+            remedy="fewer clients, more classes per client, or more data",
+        )

@@ -1,0 +1,108 @@
+"""Data sets. Each is its own configuration, and loads without a network."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from sklearn.datasets import load_digits
+
+from fedphd_ray.data.partition import Classes, Partition
+from fedphd_ray.data.shapes import draw_shapes
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled square images.
+
+    Attributes:
+        name: for people.
+        images: float32 [N, C, H, W] in [-1, 1].
+        labels: int64 [N] in {0, ..., num_classes - 1}.
+        num_classes: number of labels.
+    """
+
+    name: str
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        assert self.images.ndim == 4
+        assert self.images.dtype == np.float32
+        assert self.images.shape[2] == self.images.shape[3], "images must be square"
+        assert self.labels.shape == (len(self.images),)
+        assert self.labels.dtype == np.int64
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.images.shape[2])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return int(self.images.shape[1])
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over shape, images and labels."""
+        sha = hashlib.sha256(str((self.images.shape, self.num_classes)).encode())
+        sha.update(self.images.tobytes())
+        sha.update(self.labels.tobytes())
+        return sha.hexdigest()
+
+
+class DataConfig(BaseModel):
+    """A data set and its division among clients.
+
+    Attributes:
+        num_clients: registered clients, N.
+        partition: which image belongs to whom.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clients: PositiveInt = 20
+    partition: Partition = Classes()
+
+
+class Digits(DataConfig):
+    """scikit-learn's digits: 1,797 real handwritten digits of 8x8 grey pixels (from the UCI optical recognition data set)."""
+
+    name: Literal["digits"] = "digits"
+
+    def load(self, seed: int) -> ImageDataset:
+        """All images; the seed plays no part."""
+        digits = load_digits()
+        images = (digits.images / 8.0 - 1.0).astype(np.float32)[:, None]
+        return ImageDataset("digits", images, digits.target.astype(np.int64), 10)
+
+
+class Shapes(DataConfig):
+    """Procedural colour images for scale tests: a class is a shape and a hue; place, size, angle and brightness vary.
+
+    Attributes:
+        num_images: N.
+        num_classes: labels, as evenly filled as can be.
+        image_size: pixels of a side.
+    """
+
+    name: Literal["shapes"]
+    num_images: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    num_classes: Annotated[int, Field(ge=1, le=1000)] = 10
+    image_size: Annotated[int, Field(ge=4, le=256)] = 16
+
+    def load(self, seed: int) -> ImageDataset:
+        """Draws the images; the same seed draws the same ones."""
+        images, labels = draw_shapes(self.num_images, self.num_classes, self.image_size, seed)
+        return ImageDataset("shapes", images, labels, self.num_classes)
+
+
+DataSource = Annotated[Digits | Shapes, Field(discriminator="name")]

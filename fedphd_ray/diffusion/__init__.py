@@ -1,0 +1,1 @@
+"""Diffusion models: network, noise process, sampler, quality, export. Knows nothing of federation."""

@@ -1,0 +1,122 @@
+"""The denoiser: diffusers' U-Net, described by a few numbers, dense or with the shapes that pruning left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
+from fedphd_ray.errors import ConfigError
+from fedphd_ray.seeds import Purpose, global_torch_seed
+from fedphd_ray.tensors import Shape
+
+__all__ = ["PrunedUNet2DModel", "UNetConfig", "UNetSpec", "build_unet", "initial_state", "load_unet", "parameter_shapes"]
+
+
+class UNetConfig(BaseModel):
+    """Widths and kinds of the layers; the image's size comes from the data.
+
+    Attributes:
+        widths: channels per resolution level, the full resolution first. The time embedding has four times the first.
+        layers_per_block: residual blocks per level on the way down (one more on the way up).
+        groups: of every GroupNorm.
+        attention: per level, whether each residual block is followed by self-attention. The block in the middle always has it.
+        dropout: probability inside residual blocks.
+        head_dim: channels per attention head.
+        norm_eps: of every GroupNorm.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
+    layers_per_block: Layers = 1
+    groups: Size = 8
+    attention: tuple[bool, ...]
+    dropout: Dropout = 0.0
+    head_dim: Size = 8
+    norm_eps: Epsilon = 1e-5
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if len(self.attention) != len(self.widths):
+            msg = f"attention: expected one true or false per level of widths, {len(self.widths)}, found {len(self.attention)}; "
+            raise ValueError(msg + "give both the same length")
+        for width in self.widths:
+            if width % self.groups:
+                msg = f"widths: expected multiples of groups ({self.groups}), found {width}; "
+                raise ValueError(msg + "change the width, or set groups to a divisor of all widths")
+        for width in {w for w, attends in zip(self.widths, self.attention, strict=True) if attends} | {self.widths[-1]}:
+            if width % self.head_dim:
+                msg = f"widths: expected multiples of head_dim ({self.head_dim}) where there is attention (the last level always "
+                raise ValueError(msg + f"has it), found {width}; change the width, or set head_dim to a divisor of it")
+        return self
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """A network for images [B, channels, image_size, image_size]."""
+
+    config: UNetConfig
+    image_size: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        factor = 1 << (len(self.config.widths) - 1)
+        if self.image_size % factor:
+            raise ConfigError(
+                "model.widths",
+                expected=f"an image size divisible by {factor}: each of the {len(self.config.widths)} levels halves it",
+                found=f"{self.image_size} pixels",
+                remedy="give fewer widths, or resize the images",
+            )
+
+    def stock_kwargs(self) -> dict[str, object]:
+        """Arguments of diffusers' `UNet2DModel` for the dense network."""
+        config = self.config
+        return {
+            "sample_size": self.image_size,
+            "in_channels": self.channels,
+            "out_channels": self.channels,
+            "block_out_channels": config.widths,
+            "layers_per_block": config.layers_per_block,
+            "down_block_types": tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention),
+            "up_block_types": tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)),
+            "norm_num_groups": config.groups,
+            "norm_eps": config.norm_eps,
+            "dropout": config.dropout,
+            "attention_head_dim": config.head_dim,
+        }
+
+
+def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, device: torch.device | str = "cpu") -> UNet2DModel:
+    """The network with parameters of the given shapes, all zero: the caller loads a state into it.
+
+    Args:
+        spec: the dense network.
+        shapes: parameter name -> shape, as a pruning plan leaves them; None for the dense network.
+        device: `meta` gives a skeleton without memory, enough for counting and tracing.
+
+    Returns:
+        In training mode, with parameters only and no buffers: a `UNet2DModel` if all shapes are dense, else a
+        `PrunedUNet2DModel`.
+    """
+    dense = parameter_shapes(spec)
+    shapes = dense if shapes is None else shapes
+    return assemble(spec.stock_kwargs(), shapes, device, pruned=shapes != dense)
+
+
+def parameter_shapes(spec: UNetSpec) -> dict[str, Shape]:
+    """Parameter name -> shape of the dense network, in the order of its state."""
+    return stock_shapes(spec.stock_kwargs())
+
+
+def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
+    """Random initialisation of the dense network (PyTorch's default for each layer), the same for the same seed."""
+    with global_torch_seed(seed, Purpose.INITIAL_MODEL):
+        model = UNet2DModel(**spec.stock_kwargs())
+    assert not list(model.buffers())
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}

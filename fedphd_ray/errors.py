@@ -1,0 +1,72 @@
+"""Errors of the whole package; every one of them survives pickling, because they cross actors.
+
+`UserError` is for what a person can put right: the command line prints its message and exits with 2, without a traceback.
+`RunFailedError` is for a run that cannot go on: exit code 1. Programming errors are plain assertions.
+"""
+
+
+class FedPhDError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(FedPhDError):
+    """Something the user gave cannot work.
+
+    Args:
+        where: what the message is about (a configuration key, a file).
+        expected: what would have been right.
+        found: what was there instead.
+        remedy: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, where: str, *, expected: str, found: str, remedy: str = "") -> None:
+        # All fields go into `args`, from which `__reduce__` builds the copy on the other side of an actor call.
+        super().__init__(where, expected, found, remedy)
+        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
+
+    def __reduce__(self) -> tuple[object, tuple[type["UserError"], str, str, str, str]]:
+        return _rebuild_user_error, (type(self), self.where, self.expected, self.found, self.remedy)
+
+    def __str__(self) -> str:
+        remedy = f"\n  to do:    {self.remedy}" if self.remedy else ""
+        return f"{self.where}\n  expected: {self.expected}\n  found:    {self.found}{remedy}"
+
+
+class ConfigError(UserError):
+    """A configuration key is unknown, has a wrong value, or contradicts another one."""
+
+
+class DataError(UserError):
+    """The data cannot be had, or cannot be divided as asked."""
+
+
+class PruningError(UserError):
+    """The network cannot be pruned as asked."""
+
+
+class ModelFileError(UserError):
+    """A model directory is missing something, or holds what is not a model."""
+
+
+class ResourceError(UserError):
+    """The machine or cluster does not have what the configuration asks for."""
+
+
+class RunFailedError(FedPhDError):
+    """The run cannot go on; what was saved until then is good.
+
+    Args:
+        reason: what happened, where and in which round.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _rebuild_user_error(cls: type[UserError], where: str, expected: str, found: str, remedy: str) -> UserError:
+    return cls(where, expected=expected, found=found, remedy=remedy)

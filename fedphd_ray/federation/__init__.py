@@ -1,0 +1,1 @@
+"""What one round of a federation is: local training, aggregation, plans, channel and ledger. No Ray in here."""

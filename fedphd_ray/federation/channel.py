@@ -1,0 +1,76 @@
+"""The only way across a tier. Sending and accounting are one act: what the receiver gets, and the rows of the ledger for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedphd_ray.records import Hop, Kind, Transfer
+
+BYTES_PER_PARAM = 4
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is known of a message without looking into it: enough for the ledger."""
+
+    kind: Kind
+    codec: str
+    version: int
+    num_params: int
+    num_bytes: int
+
+    def rows(self, round: int, hop: Hop, source: str, destinations: Sequence[str]) -> list[Transfer]:
+        """One transfer per destination."""
+        return [
+            Transfer(round, hop, source, destination, self.kind, self.codec, self.version, self.num_params, self.num_bytes)
+            for destination in destinations
+        ]
+
+
+def model_message(num_params: int, version: int) -> Message:
+    """A whole model as float32: names and shapes are known at both ends from the architecture version and cost nothing."""
+    return Message(Kind.MODEL, "float32", version, num_params, BYTES_PER_PARAM * num_params)
+
+
+def statistics_message(num_classes: int) -> Message:
+    """Label counts as int64, one per class; their sum is the number of samples."""
+    return Message(Kind.STATISTICS, "int64", 0, num_classes, 8 * num_classes)
+
+
+def plan_message(num_channels: int, version: int) -> Message:
+    """A pruning plan as one bit per prunable channel, for clients that keep state of the former architecture."""
+    return Message(Kind.PLAN, "bitmap", version, num_channels, -(-num_channels // 8))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One link during one round.
+
+    Attributes:
+        round: goes into the ledger.
+        hop: which link of the hierarchy.
+        source: the sending node.
+    """
+
+    round: int
+    hop: Hop
+    source: str
+
+    def send_model(self, vector: Tensor, version: int, destinations: Sequence[str]) -> tuple[Tensor, list[Transfer]]:
+        """Sends a model or an update [num_params] and returns what arrives; float32 arrives as it was sent."""
+        assert vector.dtype == torch.float32
+        return vector, model_message(vector.numel(), version).rows(self.round, self.hop, self.source, destinations)
+
+    def send_statistics(
+        self, label_counts: NDArray[np.int64], destinations: Sequence[str]
+    ) -> tuple[NDArray[np.int64], list[Transfer]]:
+        """Sends label counts [num_classes]."""
+        return label_counts, statistics_message(len(label_counts)).rows(self.round, self.hop, self.source, destinations)
+
+    def send_plan(self, num_channels: int, version: int, destinations: Sequence[str]) -> list[Transfer]:
+        """Sends which of `num_channels` channels are kept."""
+        return plan_message(num_channels, version).rows(self.round, self.hop, self.source, destinations)

@@ -1,0 +1,106 @@
+"""The ledger: one row per transfer, written as Parquet, summed by any column."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from fedphd_ray.records import Hop, Transfer
+
+SCHEMA = pa.schema(
+    [
+        ("round", pa.int32()),
+        ("hop", pa.string()),
+        ("source", pa.string()),
+        ("destination", pa.string()),
+        ("kind", pa.string()),
+        ("codec", pa.string()),
+        ("version", pa.int32()),
+        ("num_params", pa.int64()),
+        ("num_bytes", pa.int64()),
+        ("sim_seconds", pa.float64()),
+        ("attempt", pa.int32()),
+    ]
+)
+COLUMNS = tuple(field.name for field in fields(Transfer))
+
+
+class Ledger:
+    """Rows not yet written, and the totals of all rows there ever were.
+
+    Args:
+        directory: where Parquet parts go; None keeps rows in memory (forecasts, tests).
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        assert tuple(SCHEMA.names) == COLUMNS
+        self._directory = directory
+        self._rows: list[Transfer] = []
+        self._bytes_by_hop: dict[str, int] = defaultdict(int)
+
+    def extend(self, transfers: Iterable[Transfer]) -> dict[str, int]:
+        """Adds rows and returns their bytes by hop."""
+        added: dict[str, int] = defaultdict(int)
+        for transfer in transfers:
+            self._rows.append(transfer)
+            added[transfer.hop.value] += transfer.num_bytes
+        for hop, num_bytes in added.items():
+            self._bytes_by_hop[hop] += num_bytes
+        return dict(added)
+
+    @property
+    def bytes_by_hop(self) -> dict[str, int]:
+        """Bytes per hop since the beginning of the run, in the order of `Hop`."""
+        return {hop.value: self._bytes_by_hop[hop.value] for hop in Hop if hop.value in self._bytes_by_hop}
+
+    @property
+    def rows(self) -> Sequence[Transfer]:
+        """Rows since the last flush."""
+        return tuple(self._rows)
+
+    def flush(self, last_round: int) -> None:
+        """Writes the rows that are not written yet as one part, named for the last round in it."""
+        if self._directory is None or not self._rows:
+            return
+        columns = [pa.array([getattr(row, name) for row in self._rows], SCHEMA.field(name).type) for name in COLUMNS]
+        self._write(pa.Table.from_arrays(columns, schema=SCHEMA), last_round)
+        self._rows.clear()
+
+    def rewind(self, round: int) -> None:
+        """Forgets every row after `round`: a resumed run goes on from there and counts nothing twice."""
+        self._rows.clear()
+        self._bytes_by_hop.clear()
+        if self._directory is None or not self._directory.is_dir():
+            return
+        for path in sorted(self._directory.glob("round-*.parquet")):
+            table = pq.read_table(path, schema=SCHEMA)
+            kept = table.filter(pc.field("round") <= round)
+            if kept.num_rows < table.num_rows:
+                self._write(kept, round)  # a part is named for its last round: the next flush must not replace this one
+                path.unlink()
+            for hop, total in _sum_bytes(kept, "hop").items():
+                self._bytes_by_hop[hop] += total
+
+    def _write(self, table: pa.Table, last_round: int) -> None:
+        """One part, beside and renamed; nothing for no rows."""
+        if self._directory is None or not table.num_rows:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"round-{last_round:06d}.parquet"
+        pq.write_table(table, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+
+def read_ledger(directory: Path) -> pa.Table:
+    """All rows of a run, as one Arrow table with `SCHEMA`'s columns."""
+    return ds.dataset(directory, schema=SCHEMA, format="parquet").to_table().sort_by([("round", "ascending")])
+
+
+def _sum_bytes(table: pa.Table, column: str) -> dict[str, int]:
+    sums = table.group_by(column).aggregate([("num_bytes", "sum")])
+    return dict(zip(sums[column].to_pylist(), sums["num_bytes_sum"].to_pylist(), strict=True))

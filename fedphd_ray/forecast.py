@@ -1,0 +1,142 @@
+"""What a run will cost: the schedule is replayed without training, and bytes are counted in closed form.
+
+Sizes depend on shapes alone, and edge choices on label counts alone, so the forecast equals the ledger to the byte (unless a client
+fails: an update that is not sent is not counted).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedphd_ray.diffusion.unet import build_unet
+from fedphd_ray.federation.channel import model_message, plan_message, statistics_message
+from fedphd_ray.pruning.groups import channel_groups, count_macs
+from fedphd_ray.pruning.plan import uniform_plan
+from fedphd_ray.records import EdgeStatistics, Hop, RoundPlan
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.placement import host_bytes
+from fedphd_ray.runtime.run_directory import cloud_saving
+from fedphd_ray.tensors import Layout
+
+
+@dataclass(frozen=True)
+class Network:
+    """Size of one architecture: parameters, and MACs of one forward of one image."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Quantities of a run before it starts.
+
+    Attributes:
+        label_counts: int64 [num_clients, num_classes].
+        dense: the network as configured.
+        pruned: the network after pruning; the dense one if it is not pruned.
+        bytes_by_hop: of the whole run.
+        cloud_saving: against flat FedAvg with the same clients per round.
+        syncs: number of aggregations at the cloud.
+        host_memory_bytes: estimate for one host process.
+    """
+
+    label_counts: NDArray[np.int64]
+    dense: Network
+    pruned: Network
+    bytes_by_hop: dict[str, int]
+    cloud_saving: float
+    syncs: int
+    host_memory_bytes: int
+
+    @property
+    def params_removed(self) -> float:
+        """Share of the parameters that pruning removes."""
+        return 1.0 - self.pruned.params / self.dense.params
+
+
+def forecast(experiment: Experiment) -> Forecast:
+    """Replays the schedule.
+
+    Raises:
+        PruningError: the pruning ratio would empty a layer.
+    """
+    spec = experiment.spec
+    dense_net = build_unet(spec)
+    layout = Layout.of(dict(dense_net.named_parameters()))
+    dense = Network(layout.num_params, count_macs(dense_net, spec.image_size, spec.channels))
+    pruned, num_channels = dense, 0
+    if experiment.pruning.mode != "none":
+        plan = uniform_plan(channel_groups(dense_net, spec.image_size, spec.channels), experiment.pruning.ratio, version=1)
+        pruned_net = build_unet(spec, plan.shapes(layout.by_name))
+        params = sum(parameter.numel() for parameter in pruned_net.parameters())
+        pruned, num_channels = Network(params, count_macs(pruned_net, spec.image_size, spec.channels)), plan.num_channels
+    traffic = _Traffic(experiment, [dense.params, pruned.params], num_channels)
+    bytes_by_hop, syncs = traffic.replay()
+    return Forecast(
+        label_counts=experiment.population.label_counts,
+        dense=dense,
+        pruned=pruned,
+        bytes_by_hop=bytes_by_hop,
+        cloud_saving=cloud_saving(experiment, dense.params, bytes_by_hop),
+        syncs=syncs,
+        host_memory_bytes=int(host_bytes(model_message(dense.params, 0).num_bytes)),
+    )
+
+
+class _Traffic:
+    """Counts the bytes of a run round by round.
+
+    Args:
+        experiment: what would run.
+        params: parameters by architecture version.
+        num_channels: prunable channels, the length of a pruning plan.
+    """
+
+    def __init__(self, experiment: Experiment, params: list[int], num_channels: int) -> None:
+        self._experiment = experiment
+        self._model = [model_message(num, version).num_bytes for version, num in enumerate(params)]
+        self._plan = plan_message(num_channels, 1).num_bytes
+        shares = experiment.strategy.shares_label_statistics
+        self._statistics = statistics_message(experiment.population.num_classes).num_bytes if shares else 0
+        self._bytes: dict[Hop, int] = defaultdict(int)
+        self._with_state: set[int] = set()
+        self._owed: set[int] = set()
+        self._version = 1 if experiment.pruning.mode == "at_init" else 0
+
+    def replay(self) -> tuple[dict[str, int], int]:
+        """Bytes by hop, and the number of synchronisations."""
+        experiment = self._experiment
+        population, schedule = experiment.population, experiment.schedule
+        edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
+        syncs = 0
+        for round in range(1, schedule.rounds + 1):
+            plan = schedule.plan(round, experiment.strategy, population, edges)
+            self._count(plan)
+            for edge in schedule.topology.aggregators:
+                clients = [client for client, chosen in plan.edge_of.items() if chosen == edge]
+                edges[edge] = edges[edge].merge(population.label_counts[clients].sum(axis=0))
+            if plan.syncs:
+                edges = [edge.reset() for edge in edges]
+                syncs += 1
+            if plan.prunes:
+                self._version, self._owed = 1, set(self._with_state)
+        return {hop.value: self._bytes[hop] for hop in Hop if hop in self._bytes}, syncs
+
+    def _count(self, plan: RoundPlan) -> None:
+        topology = self._experiment.topology
+        model, cohort, edges = self._model[self._version], len(plan.edge_of), topology.num_edges
+        owed = self._owed & set(plan.edge_of)
+        self._bytes[topology.to_client] += (
+            cohort * (model + self._statistics * len(topology.aggregators)) + len(owed) * self._plan
+        )
+        self._bytes[topology.from_client] += cohort * (model + self._statistics)
+        if plan.starts_cycle and edges:
+            self._bytes[Hop.CLOUD_TO_EDGE] += edges * (model + (self._plan if self._owed else 0))
+        if plan.syncs and edges:
+            self._bytes[Hop.EDGE_TO_CLOUD] += edges * (model + self._statistics)
+        self._owed -= owed
+        if self._experiment.local.keeps_state:
+            self._with_state |= set(plan.edge_of)

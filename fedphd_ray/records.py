@@ -1,0 +1,282 @@
+"""Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedphd_ray.tensors import Layout
+
+CLOUD = "cloud"
+
+
+class Hop(enum.StrEnum):
+    """The links of the hierarchy. The last two exist only in a flat federation, where no edge stands between."""
+
+    CLOUD_TO_EDGE = "cloud_to_edge"
+    EDGE_TO_CLIENT = "edge_to_client"
+    CLIENT_TO_EDGE = "client_to_edge"
+    EDGE_TO_CLOUD = "edge_to_cloud"
+    CLOUD_TO_CLIENT = "cloud_to_client"
+    CLIENT_TO_CLOUD = "client_to_cloud"
+
+    @property
+    def touches_cloud(self) -> bool:
+        """Whether the cloud's own link carries it."""
+        return CLOUD in self.value
+
+
+class Kind(enum.StrEnum):
+    """What a transfer carries."""
+
+    MODEL = "model"
+    STATISTICS = "statistics"
+    PLAN = "plan"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One message over one link: one row of the ledger.
+
+    `num_params` counts scalars, `num_bytes` what a wire would carry, `version` is the architecture (0 = dense),
+    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries.
+    """
+
+    round: int
+    hop: Hop
+    source: str
+    destination: str
+    kind: Kind
+    codec: str
+    version: int
+    num_params: int
+    num_bytes: int
+    sim_seconds: float = 0.0
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A model on its way: one contiguous float32 vector [num_params], its layout and its architecture version.
+
+    The vector is NumPy because the object store hands NumPy buffers over without copying; it may be read-only.
+    """
+
+    vector: NDArray[np.float32]
+    layout: Layout
+    version: int
+
+    def __post_init__(self) -> None:
+        assert self.vector.shape == (self.layout.num_params,)
+        assert self.vector.dtype == np.float32
+        assert self.vector.flags.c_contiguous
+
+
+@dataclass(frozen=True)
+class Population:
+    """All registered clients: `label_counts` int64 [num_clients, num_classes] is all the cloud knows of their data."""
+
+    label_counts: NDArray[np.int64]
+
+    @property
+    def num_clients(self) -> int:
+        """Number of registered clients."""
+        return len(self.label_counts)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, K_c in the paper."""
+        return int(self.label_counts.shape[1])
+
+    @cached_property
+    def num_samples(self) -> NDArray[np.int64]:
+        """Images per client, n_i, int64 [num_clients]."""
+        return np.asarray(self.label_counts.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class EdgeStatistics:
+    """What an edge has seen since the last synchronisation, as label counts: they add up exactly, and give Q_e and N_e.
+
+    Attributes:
+        label_counts: int64 [num_classes], over all updates aggregated since the last synchronisation.
+        last_samples: n_e, images of the clients in the edge's last non-empty round (1 before the first).
+    """
+
+    label_counts: NDArray[np.int64]
+    last_samples: int = 1
+
+    @classmethod
+    def empty(cls, num_classes: int) -> "EdgeStatistics":
+        """An edge before its first round."""
+        return cls(np.zeros(num_classes, dtype=np.int64))
+
+    @property
+    def num_samples(self) -> int:
+        """N_e."""
+        return int(self.label_counts.sum())
+
+    @property
+    def distribution(self) -> NDArray[np.float64]:
+        """Q_e [num_classes]; uniform while N_e = 0, where it has no weight in any merge."""
+        return distribution(self.label_counts)
+
+    def merge(self, label_counts: NDArray[np.int64]) -> "EdgeStatistics":
+        """The statistics after one round's clients, whose summed label counts these are; nothing changes without clients."""
+        samples = int(label_counts.sum())
+        return EdgeStatistics(self.label_counts + label_counts, samples) if samples else self
+
+    def reset(self) -> "EdgeStatistics":
+        """After a synchronisation: Q_e uniform, N_e = 0; n_e stays (specs of the authors' protocol)."""
+        return EdgeStatistics(np.zeros_like(self.label_counts), self.last_samples)
+
+
+def distribution(label_counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Label counts [num_classes] as shares that sum to 1; uniform for no samples at all."""
+    total = label_counts.sum()
+    if total == 0:
+        return np.full(len(label_counts), 1.0 / len(label_counts))
+    return np.asarray(label_counts / total)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A reduction block: clients of one edge whose updates are summed first, in this order, wherever they are trained."""
+
+    edge: int
+    clients: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Everything that is decided about a round before it starts.
+
+    Attributes:
+        round: 1 for the first.
+        edge_of: client -> edge, in the order of client ids.
+        blocks: the reduction tree, edge by edge.
+        syncs: the round ends with an aggregation at the cloud.
+        prunes: the cloud model is pruned after that.
+        starts_cycle: the edges receive the cloud's model at its beginning.
+    """
+
+    round: int
+    edge_of: dict[int, int]
+    blocks: tuple[Block, ...]
+    starts_cycle: bool
+    syncs: bool
+    prunes: bool
+
+
+@dataclass(frozen=True)
+class LocalOrder:
+    """What clients of one block are told besides the model.
+
+    Attributes:
+        round: round number, part of the key of their randomness.
+        edge: who asks.
+        learning_rate_scale: warm-up factor in (0, 1].
+        sparsity: strength of the group-norm penalty, 0 for none.
+    """
+
+    round: int
+    edge: int
+    learning_rate_scale: float
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """How local training went on one client. `loss` is the mean over its optimiser steps; `failure` is empty if all is well."""
+
+    client: int
+    edge: int
+    loss: float
+    num_steps: int
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class PartialUpdate:
+    """The sum over some clients of weight times (trained model - received model), and everything else that adds up.
+
+    Attributes:
+        total: float32 [num_params], or None when no client of it is usable.
+        weight: the sum of the weights.
+        label_counts: int64 [num_classes] over the usable clients.
+        reports: one per client, usable or not.
+        transfers: the uploads.
+        train_seconds: time spent in local training, in seconds of wall time of one slot.
+    """
+
+    total: NDArray[np.float32] | None
+    weight: float
+    label_counts: NDArray[np.int64]
+    reports: tuple[ClientReport, ...]
+    transfers: tuple[Transfer, ...]
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """What an edge tells the cloud every round, without the model."""
+
+    edge: int
+    weight: float
+    label_counts: NDArray[np.int64]
+    reports: tuple[ClientReport, ...]
+    transfers: tuple[Transfer, ...]
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """What a client keeps between rounds, as flat vectors of its model's layout, with the architecture version they fit."""
+
+    vectors: dict[str, NDArray[np.float32]]
+    scalars: dict[str, float]
+    version: int
+
+
+def edge_name(edge: int) -> str:
+    """`edge/1`."""
+    return f"edge/{edge}"
+
+
+def client_name(client: int) -> str:
+    """`client/17`."""
+    return f"client/{client}"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Names and links of the hierarchy. With no edges the cloud itself takes their place, and edge 0 is the cloud."""
+
+    num_edges: int
+
+    @property
+    def flat(self) -> bool:
+        """Whether clients speak with the cloud directly."""
+        return self.num_edges == 0
+
+    @property
+    def aggregators(self) -> Sequence[int]:
+        """Ids of those who aggregate clients' updates."""
+        return range(max(1, self.num_edges))
+
+    def aggregator_name(self, edge: int) -> str:
+        """The node at which clients of `edge` are aggregated."""
+        return CLOUD if self.flat else edge_name(edge)
+
+    @property
+    def to_client(self) -> Hop:
+        """The link on which clients receive."""
+        return Hop.CLOUD_TO_CLIENT if self.flat else Hop.EDGE_TO_CLIENT
+
+    @property
+    def from_client(self) -> Hop:
+        """The link on which clients send."""
+        return Hop.CLIENT_TO_CLOUD if self.flat else Hop.CLIENT_TO_EDGE

@@ -1,0 +1,119 @@
+"""Progress of a run: a live panel on a terminal, plain lines elsewhere."""
+
+import time
+from collections import Counter, defaultdict
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.report import text
+from fedphd_ray.runtime.progress import RoundRecord
+
+PLAIN_LINE_SECONDS = 5.0
+RECENT_ROUNDS = 20
+
+
+class ConsoleProgress:
+    """A reporter for people; use it as a context manager.
+
+    Args:
+        console: where to write; a live panel needs a terminal.
+        rounds: rounds of the whole run.
+    """
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        self._console = console
+        self._rounds = rounds
+        self._bytes: dict[str, int] = defaultdict(int)
+        self._quality: tuple[int, QualityReport] | None = None
+        self._first_quality: tuple[int, QualityReport] | None = None
+        self._record: RoundRecord | None = None
+        self._version = 0
+        self._stamps: list[float] = []
+        self._last_line = 0.0
+        columns = (TextColumn("round"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+        self._bar = Progress(*columns, console=console)
+        self._task = self._bar.add_task("rounds", total=rounds, left="")
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """One sentence outside the panel."""
+        self._console.print(line, highlight=False, markup=False)
+
+    def on_quality(self, round: int, quality: QualityReport) -> None:
+        """Remembers the newest figures; a line of its own for each evaluation."""
+        self._first_quality = self._first_quality or (round, quality)
+        self._quality = round, quality
+        when = "untrained" if round == 0 else f"round {round}"
+        self.say(f"{when}: FID {quality.fid:.3f}, KID {quality.kid:.4f} ({quality.num_samples} samples, {quality.steps} steps)")
+        self._refresh()
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        """Updates the panel, or writes a line every few seconds and at events."""
+        for hop, num_bytes in record.bytes_by_hop.items():
+            self._bytes[hop] += num_bytes
+        self._record = record
+        self._stamps = [*self._stamps[-RECENT_ROUNDS:], time.monotonic()]
+        for client, failure in record.failures.items():
+            self.say(f"warning: round {record.round}: client/{client}: {failure}; its update was not aggregated")
+        if record.version != self._version:
+            self.say(f"round {record.round}: the network was pruned; every payload is smaller from here on")
+            self._version = record.version
+        self._bar.update(self._task, completed=record.round, left=f"{self._time_left()} left")
+        if self._live is None:
+            self._plain_line(record)
+        else:
+            self._refresh()
+
+    def _plain_line(self, record: RoundRecord) -> None:
+        now = time.monotonic()
+        if now - self._last_line < PLAIN_LINE_SECONDS and record.round < self._rounds:
+            return
+        self._last_line = now
+        self.say(
+            f"round {record.round}/{self._rounds}  loss {record.loss:.4f}  edges {_loads(record)}  "
+            f"sent {text.num_bytes(sum(self._bytes.values()))}  {self._time_left()} left"
+        )
+
+    def _time_left(self) -> str:
+        if self._record is None or len(self._stamps) < 2:
+            return "?"
+        pace = (self._stamps[-1] - self._stamps[0]) / (len(self._stamps) - 1)
+        return text.duration(pace * (self._rounds - self._record.round))
+
+    def _refresh(self) -> None:
+        if self._live is None:
+            return
+        table = Table.grid(padding=(0, 2))
+        if self._record is not None:
+            table.add_row("loss", f"{self._record.loss:.4f}")
+            table.add_row("clients per edge", _loads(self._record))
+            homogeneity = "  ".join(f"{edge}: {score:.3f}" for edge, score in self._record.homogeneity.items())
+            table.add_row("homogeneity (best 2)", homogeneity)
+            table.add_row("sent", "  ".join(f"{text.hop(hop)} {text.num_bytes(num)}" for hop, num in self._bytes.items()))
+            table.add_row("architecture", "pruned" if self._record.version else "dense")
+        if self._quality is not None and self._first_quality is not None:
+            before = f" (round {self._first_quality[0]}: {self._first_quality[1].fid:.3f})"
+            table.add_row("FID", f"{self._quality[1].fid:.3f} at round {self._quality[0]}{before}")
+        self._live.update(Group(self._bar, table, Text("")))
+
+
+def _loads(record: RoundRecord) -> str:
+    """Participants per edge."""
+    loads = Counter(record.participants.values())
+    return "  ".join(f"{edge}: {loads.get(edge, 0)}" for edge in record.homogeneity)

@@ -1,0 +1,87 @@
+"""Tables for the terminal: what a run will cost, and what came of it."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fedphd_ray.forecast import Forecast, Network
+from fedphd_ray.report import text
+from fedphd_ray.runtime.run_directory import Summary
+
+MOST_CLIENTS_SHOWN = 24
+
+
+def print_forecast(console: Console, forecast: Forecast, rounds: int, placement: str) -> None:
+    """Clients, network, traffic, memory and placement."""
+    console.print(_clients(forecast))
+    network = Table(title="Network", title_justify="left")
+    for column in ("", "dense", "pruned", "removed"):
+        network.add_column(column, justify="left" if not column else "right")
+    for label, dense, pruned in _sizes(forecast.dense, forecast.pruned):
+        network.add_row(label, f"{dense:,}", f"{pruned:,}", text.percent(1 - pruned / dense))
+    console.print(network)
+    console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {rounds} rounds, {forecast.syncs} synchronisations"))
+    console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)
+    console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
+    console.print(f"placement on this machine: {placement}", highlight=False)
+
+
+def print_summary(console: Console, summary: Summary, directory: Path) -> None:
+    """The end of a run, in a few lines."""
+    table = Table(title=f"{summary.name}: {summary.strategy}, {summary.rounds} rounds", title_justify="left")
+    for column in ("", "before", "after", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    if summary.fid is not None and summary.fid_untrained is not None:
+        ratio = summary.fid_untrained / summary.fid if summary.fid else float("inf")
+        table.add_row("FID (untrained, final)", f"{summary.fid_untrained:.3f}", f"{summary.fid:.3f}", f"{ratio:.1f} times lower")
+    dense = Network(summary.params_dense, summary.macs_dense)
+    final = Network(summary.params_final, summary.macs_final)
+    for label, before, after in _sizes(dense, final):
+        table.add_row(label, f"{before:,}", f"{after:,}", f"-{text.percent(1 - after / before)}")
+    console.print(table)
+    console.print(_traffic(summary.bytes_by_hop, "Traffic"))
+    console.print(f"saving at the cloud against flat FedAvg: {text.percent(summary.cloud_saving)}", highlight=False)
+    if summary.class_histogram is not None:
+        histogram = " ".join(f"{label}:{num}" for label, num in enumerate(summary.class_histogram))
+        console.print(f"classes among the samples: {histogram}", highlight=False)
+    for failure in summary.failures:
+        console.print(f"failure: {failure}", highlight=False, markup=False)
+    console.print(f"time: {text.duration(summary.wall_seconds)}, model: {summary.stock_export}", highlight=False, markup=False)
+    console.print(f"model_sha256: {summary.model_sha256}", highlight=False)
+    for label, name in (("run directory", ""), ("samples", "samples"), ("model", "model"), ("figures", "summary.json")):
+        console.print(f"{label}: {directory / name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _sizes(dense: Network, pruned: Network) -> list[tuple[str, int, int]]:
+    return [("parameters", dense.params, pruned.params), ("MACs of one forward", dense.macs, pruned.macs)]
+
+
+def _traffic(bytes_by_hop: dict[str, int], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("hop")
+    table.add_column("bytes", justify="right")
+    table.add_column("", justify="right")
+    for hop, num_bytes in bytes_by_hop.items():
+        table.add_row(text.hop(hop), f"{num_bytes:,}", text.num_bytes(num_bytes))
+    table.add_row("all hops", f"{sum(bytes_by_hop.values()):,}", text.num_bytes(sum(bytes_by_hop.values())))
+    return table
+
+
+def _clients(forecast: Forecast) -> Table:
+    counts = forecast.label_counts
+    table = Table(title=f"{len(counts)} clients, {int(counts.sum()):,} images", title_justify="left")
+    table.add_column("client")
+    table.add_column("images", justify="right")
+    for label in range(counts.shape[1]):
+        table.add_column(str(label), justify="right")
+    for client, row in enumerate(counts[:MOST_CLIENTS_SHOWN]):
+        table.add_row(str(client), str(int(row.sum())), *(str(int(num)) if num else "·" for num in row))
+    if len(counts) > MOST_CLIENTS_SHOWN:
+        sizes = np.sort(counts.sum(axis=1))
+        table.caption = (
+            f"{len(counts) - MOST_CLIENTS_SHOWN} more; images per client: least {sizes[0]}, "
+            f"median {sizes[len(sizes) // 2]}, most {sizes[-1]}"
+        )
+    return table

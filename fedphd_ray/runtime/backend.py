@@ -1,0 +1,63 @@
+"""What the cloud's main loop asks of whoever runs a round. Two implementations: Ray actors, and one process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload
+from fedphd_ray.runtime.client_host import SampleChunk
+
+Handle = object
+"""Stands for a `Payload` or a `ClientState` wherever the backend keeps it; only the backend looks inside."""
+
+
+@dataclass(frozen=True)
+class EdgeTask:
+    """One edge's round: the model it holds, its blocks, and the kept states of its clients (where there are any)."""
+
+    edge: int
+    model: Handle
+    blocks: tuple[Block, ...]
+    order: LocalOrder
+    states: dict[int, Handle]
+
+
+@dataclass(frozen=True)
+class EdgeOutcome:
+    """One edge's round, done. `states` holds what its clients keep from here on, where they keep anything."""
+
+    report: EdgeReport
+    model: Handle
+    states: dict[int, Handle]
+
+
+class Backend(Protocol):
+    """Runs rounds. The order of results never depends on who finished first."""
+
+    @property
+    def slots(self) -> int:
+        """Clients that train at the same time."""
+
+    def put(self, value: Payload | ClientState) -> Handle:
+        """Stores a value once, for any number of readers."""
+
+    def get_payload(self, handle: Handle) -> Payload:
+        """The model behind a handle; possibly read-only memory."""
+
+    def get_state(self, handle: Handle) -> ClientState:
+        """The client state behind a handle; possibly read-only memory."""
+
+    def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
+        """Trains all blocks of all edges and aggregates at the edges; outcomes in the order of the tasks."""
+
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
+        """Images [sum of sizes, C, H, W] in [0, 1], in the order of the chunks."""
+
+    def peak_memory_bytes(self) -> int:
+        """Largest memory of all processes that this backend started, added up, in bytes."""
+
+    def close(self) -> None:
+        """Ends all processes that this backend started."""

@@ -1,0 +1,190 @@
+"""Checkpoints: the whole `RunState`, written beside and renamed, safetensors and JSON only."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fedphd_ray.errors import ModelFileError
+from fedphd_ray.pruning.plan import PrunePlan
+from fedphd_ray.records import ClientState, EdgeStatistics, Payload
+from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.state import RunState
+from fedphd_ray.tensors import Layout
+
+SCHEMA = 1
+TENSORS, MANIFEST = "tensors.safetensors", "state.json"
+
+
+class CheckpointConfig(BaseModel):
+    """When the state is saved.
+
+    Attributes:
+        every: rounds between two checkpoints (the final state is saved too); 0 for never.
+        keep: checkpoints kept; older ones go only when the new one is safe.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: NonNegativeInt = 10
+    keep: PositiveInt = 3
+
+
+class _Manifest(BaseModel):
+    """`state.json`: everything that is not a tensor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int
+    round: int
+    version: int
+    names: list[str]
+    shapes: list[list[int]]
+    edge_label_counts: list[list[int]]
+    edge_last_samples: list[int]
+    client_scalars: dict[int, dict[str, float]]
+    plan: str | None
+    pruned_round: int
+    plan_owed: list[int]
+    failures: list[str]
+    tensors_sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The `checkpoints/` folder of a run."""
+
+    directory: Path
+    config: CheckpointConfig
+
+    def due(self, round: int, last_round: int) -> bool:
+        """Whether the state after `round` is saved."""
+        return self.config.every > 0 and round > 0 and (round % self.config.every == 0 or round == last_round)
+
+    def save(self, state: RunState, backend: Backend) -> Path:
+        """Writes a checkpoint so that a crash at any moment leaves the former ones whole; returns its folder."""
+        tensors, client_scalars = _tensors(state, backend)
+        target = self.directory / f"round-{state.round:06d}"
+        partial = self.directory / f".round-{state.round:06d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / TENSORS)
+        manifest = _manifest(state, client_scalars, _sha256(partial / TENSORS))
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        for name in (TENSORS, MANIFEST):
+            _sync(partial / name)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+        _sync(self.directory)
+        for old in self.rounds()[: -self.config.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def rounds(self) -> list[Path]:
+        """Folders of finished checkpoints, oldest first."""
+        return sorted(self.directory.glob("round-*")) if self.directory.is_dir() else []
+
+    def load_newest(self, backend: Backend) -> tuple[RunState | None, list[str]]:
+        """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
+        warnings: list[str] = []
+        for folder in reversed(self.rounds()):
+            try:
+                return _load(folder, backend), warnings
+            except ModelFileError as error:
+                warnings.append(f"{folder.name} was passed over: {error.found}")
+        return None, warnings
+
+
+def _tensors(state: RunState, backend: Backend) -> tuple[dict[str, np.ndarray], dict[int, dict[str, float]]]:
+    tensors = {"model": state.model.vector}
+    if state.ema is not None:
+        tensors["ema"] = state.ema.vector
+    for edge, handle in enumerate(state.edge_models):
+        tensors[f"edge/{edge}"] = backend.get_payload(handle).vector
+    scalars = {}
+    for client, handle in state.client_states.items():
+        kept = backend.get_state(handle)
+        scalars[client] = kept.scalars
+        tensors |= {f"client/{client}/{name}": vector for name, vector in kept.vectors.items()}
+    return tensors, scalars
+
+
+def _manifest(state: RunState, client_scalars: dict[int, dict[str, float]], tensors_sha256: str) -> _Manifest:
+    return _Manifest(
+        schema_version=SCHEMA,
+        round=state.round,
+        version=state.model.version,
+        names=list(state.model.layout.names),
+        shapes=[list(shape) for shape in state.model.layout.shapes],
+        edge_label_counts=[edge.label_counts.tolist() for edge in state.edge_statistics],
+        edge_last_samples=[edge.last_samples for edge in state.edge_statistics],
+        client_scalars=client_scalars,
+        plan=None if state.plan is None else state.plan.to_json(),
+        pruned_round=state.pruned_round,
+        plan_owed=sorted(state.plan_owed),
+        failures=list(state.failures),
+        tensors_sha256=tensors_sha256,
+    )
+
+
+def _load(folder: Path, backend: Backend) -> RunState:
+    """Reads a checkpoint, whatever is wrong with it being a `ModelFileError`."""
+    try:
+        manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
+        if manifest.schema_version != SCHEMA:
+            raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
+        if _sha256(folder / TENSORS) != manifest.tensors_sha256:
+            raise ValueError("its tensors are damaged (content hash differs)")
+        return _restore(manifest, load_file(folder / TENSORS), backend)
+    except (OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+        raise ModelFileError(
+            str(folder), expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
+        ) from error
+
+
+def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], backend: Backend) -> RunState:
+    layout = Layout(tuple(manifest.names), tuple(tuple(shape) for shape in manifest.shapes))
+    version = manifest.version
+
+    def payload(name: str) -> Payload:
+        return Payload(tensors[name], layout, version)
+
+    states: dict[int, object] = {}
+    for client, scalars in manifest.client_scalars.items():
+        prefix = f"client/{client}/"
+        vectors = {name.removeprefix(prefix): vector for name, vector in tensors.items() if name.startswith(prefix)}
+        states[client] = backend.put(ClientState(vectors, scalars, version))
+    return RunState(
+        round=manifest.round,
+        model=payload("model"),
+        ema=payload("ema") if "ema" in tensors else None,
+        edge_models=tuple(backend.put(payload(f"edge/{edge}")) for edge in range(len(manifest.edge_label_counts))),
+        edge_statistics=tuple(
+            EdgeStatistics(np.array(counts, dtype=np.int64), last)
+            for counts, last in zip(manifest.edge_label_counts, manifest.edge_last_samples, strict=True)
+        ),
+        client_states=states,
+        plan=None if manifest.plan is None else PrunePlan.from_json(manifest.plan),
+        pruned_round=manifest.pruned_round,
+        plan_owed=frozenset(manifest.plan_owed),
+        failures=tuple(manifest.failures),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

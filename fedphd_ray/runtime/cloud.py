@@ -1,0 +1,214 @@
+"""The cloud: its main loop is the algorithm of the paper, its driver is whatever `Backend` it is given."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedphd_ray.diffusion.unet import initial_state
+from fedphd_ray.federation.aggregation import weighted_models
+from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.pruning.plan import PrunePlan
+from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, client_name
+from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask
+from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.evaluation import Evaluator
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.progress import Reporter, RoundRecord, round_record
+from fedphd_ray.runtime.prune import plan_pruning
+from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.traffic import downloads, edge_uploads
+from fedphd_ray.strategies.homogeneity import homogeneity_score
+from fedphd_ray.tensors import Layout, as_numpy, as_tensor
+
+
+class Cloud:
+    """Schedules rounds, aggregates edges, prunes, and keeps the books.
+
+    Args:
+        experiment: what is run.
+        backend: who runs it.
+        ledger: where transfers are written down.
+        checkpoints: where states are saved; None for nowhere.
+        evaluator: who judges the model; None for nobody.
+        reporter: who is told.
+        directory: the run directory, for pictures; None for no pictures.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        *,
+        ledger: Ledger,
+        reporter: Reporter,
+        checkpoints: Checkpoints | None = None,
+        evaluator: Evaluator | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self._experiment = experiment
+        self._backend = backend
+        self._ledger = ledger
+        self._checkpoints = checkpoints
+        self._evaluator = evaluator
+        self._reporter = reporter
+        self._directory = directory
+
+    def begin(self) -> RunState:
+        """The state before the first round: a random network, pruned already in mode `at_init`."""
+        experiment = self._experiment
+        state = initial_state(experiment.spec, experiment.seed)
+        layout = Layout.of(state)
+        model = Payload(as_numpy(layout.flatten(state)), layout, version=0)
+        edges = len(experiment.topology.aggregators)
+        run = RunState(
+            round=0,
+            model=model,
+            ema=model if experiment.server.ema_decay else None,
+            edge_models=(self._backend.put(model),) * edges,
+            edge_statistics=(EdgeStatistics.empty(experiment.population.num_classes),) * edges,
+        )
+        if experiment.pruning.mode == "at_init":
+            run = self._prune(run)
+        self._observe(run, None)
+        return run
+
+    def run(self, state: RunState) -> RunState:
+        """All rounds that are left. Clients train at their edges; every r_g rounds the cloud aggregates; once, it prunes."""
+        experiment = self._experiment
+        while state.round < experiment.schedule.rounds:
+            began = time.perf_counter()
+            plan = experiment.schedule.plan(state.round + 1, experiment.strategy, experiment.population, state.edge_statistics)
+            sent = downloads(experiment, state, plan)
+            outcomes = self._backend.run_edges(self._tasks(state, plan))
+            state, homogeneity = self._collect(state, outcomes)
+            if plan.syncs:
+                sent += edge_uploads(experiment, state, plan)
+                state = self._synchronise(state)
+            if plan.prunes:
+                state = self._prune(state)
+            sent += [row for outcome in outcomes for row in outcome.report.transfers]
+            seconds = time.perf_counter() - began
+            reports = [outcome.report for outcome in outcomes]
+            record = round_record(
+                plan, state.model.version, reports, homogeneity, self._ledger.extend(sent), seconds, self._backend.slots
+            )
+            self._observe(state, record)
+        return state
+
+    def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
+        """One task per edge that somebody chose."""
+        experiment = self._experiment
+        scale = experiment.local.learning_rate_scale(plan.round - state.pruned_round)
+        sparsity = experiment.pruning.sparsity_at(state.model.version)
+        tasks = []
+        for edge in experiment.topology.aggregators:
+            blocks = tuple(block for block in plan.blocks if block.edge == edge)
+            clients = [client for block in blocks for client in block.clients]
+            states = {client: state.client_states[client] for client in clients if client in state.client_states}
+            if blocks:
+                order = LocalOrder(plan.round, edge, scale, sparsity)
+                tasks.append(EdgeTask(edge, state.edge_models[edge], blocks, order, states))
+        return tasks
+
+    def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, dict[int, float]]:
+        """The state after the edges' aggregation, and each edge's homogeneity. An edge nobody chose keeps its model."""
+        topology = self._experiment.topology
+        models, statistics = list(state.edge_models), list(state.edge_statistics)
+        client_states, failures, took_part = dict(state.client_states), list(state.failures), set()
+        for outcome in outcomes:
+            edge = outcome.report.edge
+            models[edge] = outcome.model
+            statistics[edge] = statistics[edge].merge(outcome.report.label_counts)
+            client_states |= {
+                report.client: outcome.states[report.client]
+                for report in outcome.report.reports
+                if report.client in outcome.states and not report.failure
+            }
+            took_part |= {report.client for report in outcome.report.reports}
+            failures += _failures(state.round + 1, topology.aggregator_name(edge), outcome.report.reports)
+        classes = self._experiment.population.num_classes
+        homogeneity = {
+            edge: homogeneity_score(seen.distribution, [1 / classes] * classes) for edge, seen in enumerate(statistics)
+        }
+        new = replace(
+            state,
+            round=state.round + 1,
+            edge_models=tuple(models),
+            edge_statistics=tuple(statistics),
+            client_states=client_states,
+            plan_owed=state.plan_owed - took_part,
+            failures=tuple(failures),
+        )
+        return new, homogeneity
+
+    def _synchronise(self, state: RunState) -> RunState:
+        """Aggregates the edges at the cloud, gives the result to all of them, and starts their statistics afresh."""
+        experiment = self._experiment
+        weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
+        models = [as_tensor(self._backend.get_payload(handle).vector) for handle in state.edge_models]
+        vector = weighted_models(as_tensor(state.model.vector), models, weights)
+        model = replace(state.model, vector=as_numpy(vector))
+        return replace(
+            state,
+            model=model,
+            ema=_average(state.ema, vector, experiment.server.ema_decay),
+            edge_models=(self._backend.put(model),) * len(state.edge_models),
+            edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
+        )
+
+    def _prune(self, state: RunState) -> RunState:
+        """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
+        plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
+        model = plan.cut_payload(state.model)
+        return replace(
+            state,
+            model=model,
+            ema=None if state.ema is None else plan.cut_payload(state.ema),
+            edge_models=(self._backend.put(model),) * len(state.edge_models),
+            client_states={
+                client: self._backend.put(_cut_state(plan, self._backend.get_state(handle), state.model.layout))
+                for client, handle in state.client_states.items()
+            },
+            plan=plan,
+            pruned_round=state.round,
+            plan_owed=frozenset(state.client_states),
+        )
+
+    def _observe(self, state: RunState, record: RoundRecord | None) -> None:
+        """Evaluation, progress and checkpoint: nothing here changes the state."""
+        experiment, last = self._experiment, self._experiment.schedule.rounds
+        quality = None
+        if self._evaluator is not None and experiment.evaluation.due(state.round, last):
+            picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
+            quality = self._evaluator.evaluate(self._backend, self._backend.put(state.delivered), state.round, picture)
+            self._reporter.on_quality(state.round, quality)
+        if record is not None:
+            self._reporter.on_round(record, quality)
+        if self._checkpoints is not None and self._checkpoints.due(state.round, last):
+            self._ledger.flush(state.round)
+            self._checkpoints.save(state, self._backend)
+
+
+def _average(ema: Payload | None, vector: Tensor, decay: float) -> Payload | None:
+    """The moving average after one more model."""
+    if ema is None:
+        return None
+    return replace(ema, vector=as_numpy(torch.lerp(vector, as_tensor(ema.vector), decay)))
+
+
+def _cut_state(plan: PrunePlan, state: ClientState, layout: Layout) -> ClientState:
+    """A client's kept vectors, cut like the model."""
+    vectors = {name: as_numpy(plan.cut_vector(as_tensor(vector), layout)[0]) for name, vector in state.vectors.items()}
+    return ClientState(vectors, state.scalars, plan.version)
+
+
+def _failures(round: int, name: str, reports: Sequence[ClientReport]) -> list[str]:
+    return [
+        f"round {round}: {client_name(report.client)} on {name}: {report.failure}; its update was not aggregated"
+        for report in reports
+        if report.failure
+    ]

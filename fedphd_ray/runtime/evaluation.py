@@ -1,0 +1,68 @@
+"""Quality of the global model while it is trained: samples from the hosts, figures and a picture at the driver."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from fedphd_ray.data.sources import ImageDataset
+from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
+from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
+from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
+from fedphd_ray.runtime.backend import Backend, Handle
+from fedphd_ray.runtime.client_host import SampleChunk
+
+GRID_IMAGES = 80
+
+
+class EvaluationConfig(BaseModel):
+    """When and how the global model is judged.
+
+    Attributes:
+        every: rounds between two evaluations (the untrained and the final model are judged too); 0 for never.
+        num_samples: generated images per evaluation; FIDs from different numbers are not comparable.
+        steps: DDIM steps.
+        chunk_size: images per batch of the sampler; belongs to the experiment, because a batch's noise is one draw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: NonNegativeInt = 20
+    num_samples: Annotated[int, Field(ge=2)] = 1000
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    chunk_size: PositiveInt = 125
+
+    def due(self, round: int, last_round: int) -> bool:
+        """Whether the model is judged after `round` (0: before training)."""
+        return self.every > 0 and (round % self.every == 0 or round == last_round)
+
+
+class Evaluator:
+    """Judges models against the training images.
+
+    Args:
+        dataset: all training images; their statistics are the reference.
+        config: how many samples and steps.
+    """
+
+    def __init__(self, dataset: ImageDataset, config: EvaluationConfig) -> None:
+        self._dataset = dataset
+        self._config = config
+
+    @cached_property
+    def _meter(self) -> QualityMeter:
+        data = self._dataset
+        network = load_feature_network(data.images, data.labels, data.num_classes, default_cache_dir())
+        return QualityMeter(data.images, network)
+
+    def evaluate(self, backend: Backend, model: Handle, round: int, picture: Path | None) -> QualityReport:
+        """Draws samples on the backend's hosts, writes a grid of the first of them, and returns the figures."""
+        sizes = chunk_sizes(self._config.num_samples, self._config.chunk_size)
+        chunks = [SampleChunk(round, index, size, self._config.steps) for index, size in enumerate(sizes)]
+        images = torch.from_numpy(backend.sample(model, chunks))
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            save_grid(images[:GRID_IMAGES], picture, columns=10)
+        return self._meter.evaluate(images, self._config.steps)

@@ -1,0 +1,103 @@
+"""An experiment: every choice made, as objects. The configuration builds it, tests build it by hand."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedphd_ray.data.partition import label_counts
+from fedphd_ray.data.sources import ImageDataset
+from fedphd_ray.diffusion.process import NoiseProcess
+from fedphd_ray.diffusion.unet import UNetSpec
+from fedphd_ray.federation.local_training import LocalConfig
+from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.pruning.importance import SparsityPenalty
+from fedphd_ray.pruning.policy import PruningConfig
+from fedphd_ray.records import Population, Topology
+from fedphd_ray.runtime.checkpoint import CheckpointConfig
+from fedphd_ray.runtime.client_host import HostSetup
+from fedphd_ray.runtime.evaluation import EvaluationConfig
+from fedphd_ray.runtime.placement import Demand, RuntimeConfig
+from fedphd_ray.strategies import Strategy
+
+
+class ServerConfig(BaseModel):
+    """What the cloud does with the aggregated model.
+
+    Attributes:
+        ema_decay: moving average of the cloud's models, kept * decay + new * (1 - decay) at every synchronisation; the average is
+            then what is judged and delivered. 0 keeps none (the paper).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data, network, method and conditions of one run; independent of where it runs except for `runtime`.
+
+    Attributes:
+        client_indices: per client, its rows of the data set (sorted, disjoint, together all of them).
+    """
+
+    name: str
+    seed: int
+    dataset: ImageDataset
+    client_indices: tuple[NDArray[np.int64], ...]
+    spec: UNetSpec
+    process: NoiseProcess
+    strategy: Strategy
+    hierarchy: HierarchyConfig
+    schedule_config: ScheduleConfig
+    local: LocalConfig
+    pruning: PruningConfig
+    server: ServerConfig
+    evaluation: EvaluationConfig
+    runtime: RuntimeConfig
+    checkpoint: CheckpointConfig
+
+    @cached_property
+    def population(self) -> Population:
+        """The registered clients."""
+        data = self.dataset
+        return Population(np.stack([label_counts(data.labels, own, data.num_classes) for own in self.client_indices]))
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The planner of rounds."""
+        return Schedule(self.schedule_config, self.hierarchy, self.seed, self.pruning.prune_round)
+
+    @property
+    def topology(self) -> Topology:
+        """Names and links."""
+        return self.schedule.topology
+
+    def host_setup(self) -> HostSetup:
+        """What client hosts are given."""
+        return HostSetup(
+            spec=self.spec,
+            process=self.process,
+            strategy=self.strategy,
+            local=self.local,
+            penalty=SparsityPenalty(self.pruning.penalty),
+            topology=self.topology,
+            images=self.dataset.images,
+            client_indices=self.client_indices,
+            label_counts=self.population.label_counts,
+            seed=self.seed,
+            threads=self.runtime.threads_per_host,
+            use_gpu=self.runtime.gpus_per_host > 0,
+        )
+
+    def demand(self, model_bytes: int) -> Demand:
+        """What placement has to find room for."""
+        blocks = -(-self.schedule.cohort_size // self.schedule.block_size)
+        return Demand(
+            num_clients=self.population.num_clients,
+            blocks_per_round=min(self.schedule.cohort_size, blocks + len(self.topology.aggregators) - 1),
+            model_bytes=model_bytes,
+        )

@@ -1,0 +1,66 @@
+"""The in-process twin: the same classes as on Ray, called in turn; the reference for bits, and the way in for debuggers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedphd_ray.records import ClientState, PartialUpdate, Payload
+from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.edge_server import EdgeServer
+
+
+class LocalBackend:
+    """One host and one edge server in this process; handles are the values themselves."""
+
+    slots = 1
+
+    def __init__(self, setup: HostSetup) -> None:
+        self._threads_before = torch.get_num_threads()
+        self._host = ClientHost(setup, 0)
+        self._edges = {edge: EdgeServer(edge, setup.threads) for edge in setup.topology.aggregators}
+
+    def put(self, value: Payload | ClientState) -> Handle:
+        """The value itself."""
+        return value
+
+    def get_payload(self, handle: Handle) -> Payload:
+        """The handle itself."""
+        assert isinstance(handle, Payload)
+        return handle
+
+    def get_state(self, handle: Handle) -> ClientState:
+        """The handle itself."""
+        assert isinstance(handle, ClientState)
+        return handle
+
+    def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
+        """Block by block, edge by edge."""
+        return [self._run_edge(task) for task in tasks]
+
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
+        """Chunk by chunk."""
+        payload = self.get_payload(model)
+        return np.concatenate([self._host.sample(payload, chunk) for chunk in chunks])
+
+    def peak_memory_bytes(self) -> int:
+        """No processes of its own."""
+        return 0
+
+    def close(self) -> None:
+        """Gives torch its threads back."""
+        torch.set_num_threads(self._threads_before)
+
+    def _run_edge(self, task: EdgeTask) -> EdgeOutcome:
+        payload = self.get_payload(task.model)
+        partials: list[PartialUpdate] = []
+        states: dict[int, Handle] = {}
+        for block in task.blocks:
+            kept = [self.get_state(task.states[client]) if client in task.states else None for client in block.clients]
+            partial, new_states = self._host.train(payload, task.order, block.clients, kept)
+            partials.append(partial)
+            states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
+        model, report = self._edges[task.edge].aggregate(payload, [1] * len(partials), *partials)
+        return EdgeOutcome(report, model, states)

@@ -1,0 +1,114 @@
+"""How many host processes to start, and which clients they train. Decided by a pure function; it never changes results."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from fedphd_ray.errors import ResourceError
+
+HOST_BASE_BYTES = 420 * 2**20
+"""A process that has imported torch and diffusers, measured; the model and its activations come on top."""
+
+
+class RuntimeConfig(BaseModel):
+    """Where rounds run. None of it changes a result, except `threads_per_host` (sums inside operators depend on it).
+
+    Attributes:
+        backend: `ray`, or `local`: the same code in one process without Ray.
+        placement: `dedicated` gives every registered client an actor of its own, `pooled` shares few hosts among all clients,
+            `auto` decides from CPUs, GPUs and memory.
+        hosts: number of host processes when pooled.
+        cpus_per_host: CPUs that one host reserves.
+        gpus_per_host: GPUs that one host reserves; a fraction lets several hosts share one.
+        threads_per_host: torch threads of every process of the run.
+        start_timeout_seconds: deadline for all actors to be ready.
+        round_timeout_seconds: deadline for one round, and for drawing one set of samples.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["ray", "local"] = "ray"
+    placement: Literal["auto", "dedicated", "pooled"] = "auto"
+    hosts: PositiveInt | Literal["auto"] = "auto"
+    cpus_per_host: PositiveFloat = 1.0
+    gpus_per_host: Annotated[float, Field(ge=0)] = 0.0
+    threads_per_host: PositiveInt = 1
+    start_timeout_seconds: PositiveFloat = 180.0
+    round_timeout_seconds: PositiveFloat = 3600.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers: CPUs, GPUs, and memory in bytes."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory_bytes / 2**30:.1f} GiB"
+
+
+class Demand(BaseModel):
+    """What a federation asks for: registered clients, blocks per round, and bytes of one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_clients: PositiveInt
+    blocks_per_round: PositiveInt
+    model_bytes: NonNegativeFloat
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A decision: `num_hosts` processes; `dedicated` if each is one client. `reason` is for people."""
+
+    num_hosts: int
+    dedicated: bool
+    reason: str
+
+
+def host_bytes(model_bytes: float) -> float:
+    """Estimated memory of one host: process, weights, gradients, two moments, update and payload, activations."""
+    return HOST_BASE_BYTES + 8 * model_bytes
+
+
+def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Placement:
+    """Chooses the placement, or refuses with the numbers. A host must fit on one node; shares of nodes do not add up to one."""
+    need = Node(config.cpus_per_host, config.gpus_per_host, int(host_bytes(demand.model_bytes)))
+    most = sum(_capacity(node, need) for node in nodes)
+    wanted = _wanted(config, demand, most)
+    if wanted > most or most < 1:
+        raise ResourceError(
+            "runtime.hosts" if config.placement != "dedicated" else "runtime.placement",
+            expected=f"room for {max(wanted, 1)} host process{'es' * (wanted > 1)} of {need} each",
+            found=f"room for {most} on " + "; ".join(f"a node of {node}" for node in nodes),
+            remedy="use placement: pooled with fewer hosts, or lower runtime.cpus_per_host or runtime.gpus_per_host",
+        )
+    dedicated = config.placement == "dedicated"
+    what = "one per registered client" if dedicated else f"shared by {demand.num_clients} clients"
+    return Placement(
+        wanted,
+        dedicated,
+        f"{wanted} host{'s' * (wanted != 1)} of {need} each, {what}; "
+        f"there is room for {most}, and {demand.blocks_per_round} can be busy in a round",
+    )
+
+
+def _capacity(node: Node, need: Node) -> int:
+    """Hosts that fit on a node; a fifth of its memory stays for the driver, the edges and the object store."""
+    fits = [math.floor(node.cpus / need.cpus + 1e-6), math.floor(0.8 * node.memory_bytes / need.memory_bytes)]
+    if need.gpus > 0:
+        fits.append(math.floor(node.gpus / need.gpus + 1e-6))
+    return min(fits)
+
+
+def _wanted(config: RuntimeConfig, demand: Demand, most: int) -> int:
+    if config.placement == "dedicated":
+        return demand.num_clients
+    if config.hosts != "auto":
+        return config.hosts
+    return max(1, min(most, demand.blocks_per_round))

@@ -1,0 +1,157 @@
+"""What a run tells while it goes on. Everything here executes in the driver."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.records import EdgeReport, RoundPlan
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One line of `metrics.jsonl`.
+
+    Attributes:
+        loss: mean noise-prediction loss over the round's optimiser steps.
+        participants: client -> edge.
+        homogeneity: edge -> SH of what it has seen since the last synchronisation.
+        bytes_by_hop: of this round.
+        version: architecture after the round.
+        round_seconds: wall time of the round without evaluation and checkpoint.
+        train_seconds: time inside local training, added up over slots.
+        overhead_fraction: 1 - train_seconds / (slots * round_seconds).
+        failures: clients whose update was not aggregated.
+    """
+
+    round: int
+    loss: float
+    participants: dict[int, int]
+    homogeneity: dict[int, float]
+    bytes_by_hop: dict[str, int]
+    version: int
+    round_seconds: float
+    train_seconds: float
+    slots: int
+    overhead_fraction: float
+    sim_seconds: float
+    failures: dict[int, str]
+
+
+def round_record(
+    plan: RoundPlan,
+    version: int,
+    reports: Sequence[EdgeReport],
+    homogeneity: Mapping[int, float],
+    bytes_by_hop: Mapping[str, int],
+    seconds: float,
+    slots: int,
+) -> RoundRecord:
+    """The record of a round from its plan and its edges' reports."""
+    clients = [client for report in reports for client in report.reports]
+    good = [client for client in clients if not client.failure]
+    steps = sum(client.num_steps for client in good)
+    train_seconds = sum(report.train_seconds for report in reports)
+    return RoundRecord(
+        round=plan.round,
+        loss=sum(client.loss * client.num_steps for client in good) / steps if steps else math.nan,
+        participants=plan.edge_of,
+        homogeneity=dict(homogeneity),
+        bytes_by_hop=dict(bytes_by_hop),
+        version=version,
+        round_seconds=seconds,
+        train_seconds=train_seconds,
+        slots=slots,
+        overhead_fraction=max(0.0, 1.0 - train_seconds / (slots * seconds)),
+        sim_seconds=0.0,
+        failures={client.client: client.failure for client in clients if client.failure},
+    )
+
+
+class Reporter(Protocol):
+    """Told what happens, in the driver, between rounds. Must not change anything and must be cheap."""
+
+    def on_quality(self, round: int, quality: QualityReport) -> None:
+        """The model was judged after `round` (0: before training)."""
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        """A round is over."""
+
+
+class Reporters:
+    """Several reporters as one."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def on_quality(self, round: int, quality: QualityReport) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.on_quality(round, quality)
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.on_round(record, quality)
+
+
+class MetricsFile:
+    """`metrics.jsonl`, one object per round, and `quality.jsonl`, one per evaluation; whole lines, flushed at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._metrics = directory / "metrics.jsonl"
+        self._quality = directory / "quality.jsonl"
+
+    def on_quality(self, round: int, quality: QualityReport) -> None:
+        """Adds a line to `quality.jsonl`."""
+        _append(self._quality, {"round": round, **vars(quality)})
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        """Adds a line to `metrics.jsonl`."""
+        figures = {"fid": quality.fid, "kid": quality.kid} if quality is not None else {}
+        _append(self._metrics, {**vars(record), **figures})
+
+    def rewind(self, round: int) -> None:
+        """Forgets what was written after `round`."""
+        for path in (self._metrics, self._quality):
+            kept = [line for line in read_lines(path) if _int(line["round"]) <= round]
+            path.write_text("".join(_line(entry) for entry in kept))
+
+    def rounds(self) -> list[dict[str, object]]:
+        """All lines of `metrics.jsonl`."""
+        return read_lines(self._metrics)
+
+    def qualities(self) -> list[dict[str, object]]:
+        """All lines of `quality.jsonl`."""
+        return read_lines(self._quality)
+
+
+def read_lines(path: Path) -> list[dict[str, object]]:
+    """The objects of a JSON-lines file; a last line cut short by a crash is left out."""
+    entries: list[dict[str, object]] = []
+    if path.is_file():
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                entries.append(json.loads(line))
+    return entries
+
+
+def _append(path: Path, entry: Mapping[str, object]) -> None:
+    with path.open("a") as file:
+        file.write(_line(entry))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _line(entry: Mapping[str, object]) -> str:
+    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
+    return json.dumps(finite) + "\n"
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value

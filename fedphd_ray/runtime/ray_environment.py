@@ -1,0 +1,21 @@
+"""Ray's environment. Ray reads some of it while it is imported, so this module must not import Ray, and comes first."""
+
+import os
+import secrets
+
+
+def prepare_environment() -> None:
+    """Sets what Ray must find in the environment before it is imported.
+
+    Authentication is always explicit. What the environment says is kept. For a cluster that says nothing of a token there is
+    none: disabled. For a session of our own a random token is made, in the environment only, so that no other user of the
+    machine can reach it and no home directory is needed.
+    """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, whatever started the driver
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    else:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,128 @@
+"""The run directory: a reader needs nothing else to know what a run was and what came of it."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedphd_ray.diffusion.export import export_stock, save_pipeline
+from fedphd_ray.diffusion.unet import build_unet
+from fedphd_ray.federation.channel import model_message
+from fedphd_ray.pruning.groups import count_macs
+from fedphd_ray.records import Hop, Payload
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.progress import MetricsFile
+from fedphd_ray.runtime.state import RunState
+from fedphd_ray.tensors import as_tensor, digest
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`summary.json`; the contract of names is in docs/run_directory.md."""
+
+    name: str
+    strategy: str
+    seed: int
+    model_sha256: str
+    rounds: int
+    params_dense: int
+    params_final: int
+    macs_dense: int
+    macs_final: int
+    bytes_by_hop: dict[str, int]
+    cloud_saving: float
+    fid_untrained: float | None
+    fid: float | None
+    kid: float | None
+    class_histogram: list[int] | None
+    evaluation: dict[str, object]
+    ema_decay: float
+    stock_export: str
+    placement: str
+    wall_seconds: float
+    overhead_fraction: float
+    peak_memory_bytes: int
+    failures: list[str]
+
+    def write(self, directory: Path) -> None:
+        """Writes `summary.json`, beside and renamed."""
+        partial = directory / "summary.json.partial"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        partial.replace(directory / "summary.json")
+
+
+def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
+    """Writes the delivered model, and says in a sentence whether stock diffusers opens it.
+
+    `directory` holds the exact model (config.json + safetensors); where it can be a stock network too, the pipeline that
+    `DDIMPipeline.from_pretrained(directory)` opens lies beside it (model_index.json, unet/, scheduler/).
+    """
+    unet = build_unet(experiment.spec, model.layout.by_name)
+    unet.load_state_dict(model.layout.views(as_tensor(model.vector)))
+    unet.save_pretrained(directory)
+    export = export_stock(unet, experiment.spec)
+    if export.model is None:
+        return f"saved in this project's own class only: {export.reason}"
+    save_pipeline(directory, export.model, experiment.process.ddim_scheduler())
+    return f"opens with diffusers.DDIMPipeline (largest output difference {export.max_difference:.1e})"
+
+
+def flat_fedavg_cloud_bytes(experiment: Experiment, num_params: int) -> int:
+    """What flat FedAvg would move over the cloud's link: every client of every round, dense, down and up."""
+    per_round = 2 * experiment.schedule.cohort_size * model_message(num_params, 0).num_bytes
+    return per_round * experiment.schedule.rounds
+
+
+def cloud_saving(experiment: Experiment, params_dense: int, bytes_by_hop: dict[str, int]) -> float:
+    """1 - bytes over the cloud's link / those of flat FedAvg with the same clients per round."""
+    moved = sum(num_bytes for hop, num_bytes in bytes_by_hop.items() if Hop(hop).touches_cloud)
+    return 1.0 - moved / flat_fedavg_cloud_bytes(experiment, params_dense)
+
+
+def summarise(
+    experiment: Experiment,
+    state: RunState,
+    metrics: MetricsFile,
+    bytes_by_hop: dict[str, int],
+    *,
+    stock_export: str,
+    placement: str,
+    wall_seconds: float,
+    peak_memory_bytes: int,
+) -> Summary:
+    """The final figures of a finished run."""
+    dense = build_unet(experiment.spec)
+    spec, layout = experiment.spec, state.delivered.layout
+    params_dense = sum(parameter.numel() for parameter in dense.parameters())
+    overheads = [float(str(line["overhead_fraction"])) for line in metrics.rounds()]
+    judged = {line["round"]: line for line in metrics.qualities()}
+    first, last = judged.get(0, {}), judged.get(state.round, {})
+    return Summary(
+        name=experiment.name,
+        strategy=str(experiment.strategy.model_dump().get("name", type(experiment.strategy).__name__)),
+        seed=experiment.seed,
+        model_sha256=digest(layout.views(as_tensor(state.delivered.vector))),
+        rounds=state.round,
+        params_dense=params_dense,
+        params_final=layout.num_params,
+        macs_dense=count_macs(dense, spec.image_size, spec.channels),
+        macs_final=count_macs(build_unet(spec, layout.by_name), spec.image_size, spec.channels),
+        bytes_by_hop=bytes_by_hop,
+        cloud_saving=cloud_saving(experiment, params_dense, bytes_by_hop),
+        fid_untrained=_figure(first.get("fid")),
+        fid=_figure(last.get("fid")),
+        kid=_figure(last.get("kid")),
+        class_histogram=last.get("class_histogram"),  # type: ignore[arg-type]  # a list in the JSON that we wrote
+        evaluation=experiment.evaluation.model_dump(),
+        ema_decay=experiment.server.ema_decay,
+        stock_export=stock_export,
+        placement=placement,
+        wall_seconds=wall_seconds,
+        overhead_fraction=statistics.median(overheads) if overheads else 0.0,
+        peak_memory_bytes=peak_memory_bytes,
+        failures=list(state.failures),
+    )
+
+
+def _figure(value: object) -> float | None:
+    return value if isinstance(value, float) else None

@@ -1,0 +1,41 @@
+"""`RunState` is everything a run is between two rounds: exactly what a checkpoint holds."""
+
+from dataclasses import dataclass, field
+
+from fedphd_ray.pruning.plan import PrunePlan
+from fedphd_ray.records import EdgeStatistics, Payload
+from fedphd_ray.runtime.backend import Handle
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The federation after `round` rounds.
+
+    Attributes:
+        round: rounds done.
+        model: the cloud's model, of the last synchronisation.
+        ema: moving average of the cloud's models, if one is kept.
+        edge_models: the model each edge holds.
+        edge_statistics: what each edge has seen since the last synchronisation.
+        client_states: what clients keep between rounds, where they do.
+        plan: how the network was pruned, once it was.
+        pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
+        plan_owed: clients that keep state of the former architecture and have not taken part since: they still need the plan.
+        failures: what went wrong so far, a sentence each.
+    """
+
+    round: int
+    model: Payload
+    ema: Payload | None
+    edge_models: tuple[Handle, ...]
+    edge_statistics: tuple[EdgeStatistics, ...]
+    client_states: dict[int, Handle] = field(default_factory=dict)
+    plan: PrunePlan | None = None
+    pruned_round: int = 0
+    plan_owed: frozenset[int] = frozenset()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def delivered(self) -> Payload:
+        """The model a user gets: the moving average where one is kept, the cloud's model elsewhere."""
+        return self.model if self.ema is None else self.ema

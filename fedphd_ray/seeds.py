@@ -1,0 +1,55 @@
+"""Keyed randomness: every draw is a pure function of (seed, purpose, round, client).
+
+No generator is ever taken from global state or advanced by whoever comes first, so a retried client, another placement or a
+resumed run draws the same numbers.
+"""
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+class Purpose(enum.IntEnum):
+    """What a stream of random numbers is for. The values are part of what makes runs repeatable: never renumber."""
+
+    PARTITION = 1
+    INITIAL_MODEL = 2
+    COHORT = 3
+    EDGE_CHOICE = 4
+    LOCAL_TRAINING = 5
+    SAMPLING = 6
+    DATASET = 7
+    FEATURE_NETWORK = 8
+    EVALUATION = 9
+
+
+def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:
+    """The root of one stream; `key` is usually (round,) or (round, client), non-negative integers."""
+    return np.random.SeedSequence([seed, int(purpose), *key])
+
+
+def numpy_rng(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:
+    """A NumPy generator for one stream."""
+    return np.random.Generator(np.random.PCG64(seed_sequence(seed, purpose, *key)))
+
+
+def torch_seed(seed: int, purpose: Purpose, *key: int) -> int:
+    """A 63-bit seed for `torch.manual_seed` or `torch.Generator.manual_seed`."""
+    return int(seed_sequence(seed, purpose, *key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def torch_generator(seed: int, purpose: Purpose, *key: int) -> torch.Generator:
+    """A CPU generator for one stream. Draw on the CPU and move: the numbers are then the same on every device."""
+    return torch.Generator().manual_seed(torch_seed(seed, purpose, *key))
+
+
+@contextmanager
+def global_torch_seed(seed: int, purpose: Purpose, *key: int) -> Iterator[None]:
+    """Seeds torch's global generators for code that takes no generator (dropout, initialisation), and restores them after."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(torch_seed(seed, purpose, *key))
+        yield

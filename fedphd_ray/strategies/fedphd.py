@@ -1,0 +1,78 @@
+"""FedPhD: homogeneity-aware choice of edges and aggregation.
+
+Long, Wang, Anagnostopoulos, Bi: "Federated Pruning with Hierarchical Learning of Diffusion Models", arXiv 2507.06449. Its pruning
+is a choice of its own (`pruning` in the configuration) and combines with other strategies too.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
+
+from fedphd_ray.records import EdgeStatistics, Population, distribution
+from fedphd_ray.strategies.base import Strategy
+from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities
+
+
+class FedPhD(Strategy):
+    """Each sampled client draws its edge every round, by homogeneity and load; the cloud weighs edges by size and homogeneity.
+
+    Attributes:
+        selection_balance: a_sel of the edge choice, in images; `auto` is 4 times the mean n_i (the authors' 10,000 on CIFAR-10
+            with 20 clients).
+        balance: a of the cloud weights, in images; `auto` is the size of all data (the authors' 50,000 on CIFAR-10).
+        offset: b of the cloud weights, in images.
+        knowledge: what a choosing client knows: `snapshot` is the end of the previous round (the authors' code), `sequential`
+            includes the choices already made in this round.
+        edge_samples: n_e of the cloud weights: `last_round` (the authors') or `accumulated` since the last synchronisation.
+    """
+
+    name: Literal["fedphd"] = "fedphd"
+    selection_balance: NonNegativeFloat | Literal["auto"] = "auto"
+    balance: NonNegativeFloat | Literal["auto"] = "auto"
+    offset: float = 0.0
+    knowledge: Literal["snapshot", "sequential"] = "snapshot"
+    edge_samples: Literal["last_round", "accumulated"] = "last_round"
+
+    @property
+    def shares_label_statistics(self) -> bool:
+        """Label counts travel: clients need the edges' to choose, edges the clients' to know their mix."""
+        return True
+
+    def choose_edges(
+        self, cohort: Sequence[int], population: Population, edges: Sequence[EdgeStatistics], rng: np.random.Generator
+    ) -> list[int]:
+        """One categorical draw per client, in the order of the cohort."""
+        balance = 4 * float(population.num_samples.mean()) if self.selection_balance == "auto" else self.selection_balance
+        target = uniform(population.num_classes)
+        known, choices = list(edges), []
+        for client in cohort:
+            counts = population.label_counts[client]
+            probabilities = selection_probabilities(
+                [edge.distribution for edge in known],
+                [edge.num_samples for edge in known],
+                distribution(counts),
+                int(counts.sum()),
+                target,
+                balance,
+            )
+            choice = int(rng.choice(len(known), p=probabilities))
+            choices.append(choice)
+            if self.knowledge == "sequential":
+                known[choice] = known[choice].merge(counts)
+        return choices
+
+    def edge_weights(self, edges: Sequence[EdgeStatistics], population: Population) -> NDArray[np.float64]:
+        """ReLU(n_e + a SH(Q_e) + b), normalised; an edge without clients since the last synchronisation scores SH = 2."""
+        balance = float(population.num_samples.sum()) if self.balance == "auto" else self.balance
+        samples = [edge.last_samples if self.edge_samples == "last_round" else edge.num_samples for edge in edges]
+        return cloud_weights(
+            samples, [edge.distribution for edge in edges], uniform(population.num_classes), balance, self.offset
+        )
+
+
+def uniform(num_classes: int) -> NDArray[np.float64]:
+    """q*, the target distribution [num_classes]."""
+    return np.full(num_classes, 1.0 / num_classes)

@@ -1,0 +1,87 @@
+"""Arithmetic on model states.
+
+A `State` maps parameter names to tensors. On every hot path a state is one flat float32 vector with a `Layout` that says which
+slice is which parameter: aggregation, payloads, optimisers and digests are then single operations on one buffer.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the parameters in one flat vector, in order.
+
+    Names never change under pruning; shapes do. `num_params` is the length of the vector.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    @classmethod
+    def of(cls, state: State) -> "Layout":
+        """The layout of a state, in the state's own order."""
+        return cls(tuple(state), tuple(tuple(value.shape) for value in state.values()))
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Start of each parameter, and the total length last."""
+        sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
+        return tuple(int(offset) for offset in np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    @property
+    def num_params(self) -> int:
+        """Number of scalars in the vector."""
+        return self.offsets[-1]
+
+    @property
+    def by_name(self) -> dict[str, Shape]:
+        """Parameter name -> shape."""
+        return dict(zip(self.names, self.shapes, strict=True))
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """The parameters as views into `vector` [num_params]; nothing is copied."""
+        assert vector.numel() == self.num_params, f"vector of {vector.numel()} for a layout of {self.num_params}"
+        bounds = pairwise(self.offsets)
+        return {
+            name: vector[start:end].view(shape) for (start, end), name, shape in zip(bounds, self.names, self.shapes, strict=True)
+        }
+
+    def flatten(self, state: State) -> Tensor:
+        """A new float32 vector [num_params] with a copy of the state."""
+        assert tuple(state) == self.names, "the state's names or their order differ from the layout's"
+        return torch.cat([state[name].detach().reshape(-1).to(torch.float32) for name in self.names])
+
+
+def digest(state: State) -> str:
+    """SHA-256 over names, shapes and little-endian float32 bytes, in the order of the names: the identity of a model."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().to("cpu", torch.float32).contiguous()
+        sha.update(f"{name}:{tuple(value.shape)}:".encode())
+        sha.update(value.numpy().astype("<f4", copy=False).tobytes())
+    return sha.hexdigest()
+
+
+def as_numpy(vector: Tensor) -> np.ndarray:
+    """The vector's memory as a NumPy array, for the object store (no copy on the CPU)."""
+    return vector.detach().cpu().numpy()
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over a NumPy array, which may be read-only: read from it, copy what is kept, never write into it."""
+    with warnings.catch_warnings():
+        # Object-store memory is read-only, which torch cannot express and warns of; the rule above is what keeps it safe.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

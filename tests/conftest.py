@@ -1,0 +1,39 @@
+"""Stricter than production: Ray without authentication, no user's caches, one torch thread, global generators poisoned."""
+
+import os
+
+os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports ray
+os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_cache_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Feature networks are trained once per session, in a directory of the session's own."""
+    before = os.environ.get("FEDPHD_CACHE_DIR")
+    os.environ["FEDPHD_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["FEDPHD_CACHE_DIR"]
+    else:
+        os.environ["FEDPHD_CACHE_DIR"] = before
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_generators() -> Iterator[None]:
+    """Global generators must not decide anything: they start somewhere else in every test, and nobody may move them."""
+    torch.set_num_threads(1)
+    torch.seed()
+    np.random.seed(None)
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    yield
+    assert torch.equal(torch_before, torch.get_rng_state()), "the test moved torch's global generator"
+    assert np.array_equal(numpy_before, np.random.get_state()[1]), "the test moved NumPy's global generator"

@@ -1,0 +1,68 @@
+"""The fold and the two averages built on it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedphd_ray.federation.aggregation import apply_update, fold, weighted_models
+
+
+def vectors(num: int, size: int = 301) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(size, generator=generator) for _ in range(num)]
+
+
+def test_fold_of_nothing_is_nothing() -> None:
+    assert fold([]) is None
+
+
+def test_fold_leaves_its_terms_alone() -> None:
+    terms = vectors(3)
+    copies = [term.clone() for term in terms]
+    fold(terms)
+    assert all(torch.equal(term, copy) for term, copy in zip(terms, copies, strict=True))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_a_fold_of_single_terms_has_the_bits_of_the_fold_of_all(sizes: list[int]) -> None:
+    """A block summed on one host, or client by client at the edge, is the same sum: what placement relies on."""
+    terms = iter(vectors(sum(sizes)))
+    blocks = [[next(terms) for _ in range(size)] for size in sizes]
+    on_hosts = fold(total for total in (fold(block) for block in blocks) if total is not None)
+    at_edge = fold(fold(fold([term]) for term in block) for block in blocks)
+    assert on_hosts is not None
+    assert at_edge is not None
+    assert torch.equal(on_hosts, at_edge)
+
+
+def test_weighted_mean_of_updates_is_fedavg() -> None:
+    base, (first, second) = vectors(1)[0], vectors(2)
+    total = fold([30.0 * (first - base), 10.0 * (second - base)])
+    assert total is not None
+    expected = (30 * first.double() + 10 * second.double()) / 40
+    assert torch.allclose(apply_update(base, total, 40.0), expected.float(), atol=1e-6)
+
+
+def test_updates_of_zero_change_no_bit() -> None:
+    base = vectors(1)[0]
+    total = fold([7.0 * torch.zeros_like(base), 3.0 * torch.zeros_like(base)])
+    assert total is not None
+    assert torch.equal(apply_update(base, total, 10.0), base)
+    assert torch.equal(weighted_models(base, [base.clone(), base.clone()], [0.3, 0.7]), base)
+
+
+def test_weighted_models_is_their_weighted_sum() -> None:
+    base, *models = vectors(4)
+    expected = 0.2 * models[0] + 0.5 * models[1] + 0.3 * models[2]
+    assert torch.allclose(weighted_models(base, models, [0.2, 0.5, 0.3]), expected, atol=1e-6)
+
+
+def test_one_edge_at_the_cloud_is_that_edge_to_rounding() -> None:
+    base, model = vectors(2)
+    assert torch.allclose(weighted_models(base, [model], [1.0]), model, atol=1e-6)
+
+
+def test_no_weight_is_a_mistake_of_ours() -> None:
+    with pytest.raises(AssertionError):
+        apply_update(torch.zeros(2), torch.zeros(2), 0.0)

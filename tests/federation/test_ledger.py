@@ -1,0 +1,66 @@
+"""The ledger: totals, files, and going back."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from fedphd_ray.federation.channel import model_message, plan_message, statistics_message
+from fedphd_ray.federation.ledger import SCHEMA, Ledger, read_ledger
+from fedphd_ray.records import Hop, Transfer
+
+
+def rows(round: int) -> list[Transfer]:
+    down = model_message(100, 0).rows(round, Hop.EDGE_TO_CLIENT, "edge/1", ["client/1", "client/2"])
+    return down + statistics_message(10).rows(round, Hop.CLIENT_TO_EDGE, "client/1", ["edge/1"])
+
+
+def test_sizes() -> None:
+    assert (model_message(701_345, 0).num_bytes, statistics_message(10).num_bytes) == (2_805_380, 80)
+    assert [plan_message(channels, 1).num_bytes for channels in (0, 1, 8, 9)] == [0, 1, 1, 2]
+
+
+def test_totals_by_hop_and_round() -> None:
+    ledger = Ledger()
+    assert ledger.extend(rows(1)) == {"edge_to_client": 800, "client_to_edge": 80}
+    ledger.extend(rows(2))
+    assert ledger.bytes_by_hop == {"edge_to_client": 1600, "client_to_edge": 160}
+
+
+def test_files_hold_every_row_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for round in (1, 2, 3):
+        ledger.extend(rows(round))
+        ledger.flush(round)
+    ledger.flush(3)
+    table = read_ledger(tmp_path)
+    assert table.schema.equals(SCHEMA)
+    assert table.num_rows == 9
+    assert table["round"].to_pylist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert sum(table["num_bytes"].to_pylist()) == sum(ledger.bytes_by_hop.values())
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+
+
+def test_rewinding_counts_nothing_twice(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for round in (1, 2, 3, 4):
+        ledger.extend(rows(round))
+        if round % 2 == 0:
+            ledger.flush(round)
+    again = Ledger(tmp_path)
+    again.rewind(3)  # the second file holds rounds 3 and 4: half of it stays
+    assert again.bytes_by_hop == {"client_to_edge": 240, "edge_to_client": 2400}
+    again.extend(rows(4))
+    again.flush(4)
+    assert read_ledger(tmp_path).num_rows == 12
+    again.rewind(0)
+    assert again.bytes_by_hop == {}
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_parts_are_plain_parquet(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.extend(rows(1))
+    ledger.flush(1)
+    table = pq.read_table(tmp_path / "round-000001.parquet")
+    assert table["destination"].to_pylist() == ["client/1", "client/2", "edge/1"]
+    assert table["kind"].to_pylist() == ["model", "model", "statistics"]

@@ -1,0 +1,120 @@
+"""Local training against plain PyTorch, and its promises about randomness and kept state."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedphd_ray.federation.local_training import FlatModel, LocalConfig, train_client
+from fedphd_ray.pruning.importance import SparsityPenalty
+from fedphd_ray.records import LocalOrder
+from fedphd_ray.seeds import Purpose, torch_generator
+
+ORDER = LocalOrder(round=3, edge=0, learning_rate_scale=1.0, sparsity=0.0)
+IMAGES = torch.linspace(-1, 1, 10 * 4).view(10, 1, 2, 2)
+
+
+def net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.SiLU(), nn.Dropout(0.2), nn.Linear(8, 4))
+
+
+def loss(denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(len(images), 4, generator=generator)
+    return ((denoiser(images) - noise) ** 2).mean()
+
+
+def train(module: nn.Module, config: LocalConfig, order: LocalOrder = ORDER, client: int = 7, seed: int = 1, state=None):
+    model = FlatModel(module)
+    result = train_client(
+        model, IMAGES, loss, SparsityPenalty("channel"), config, order, client=client, seed=seed, version=0, state=state
+    )
+    return model.vector.clone(), result
+
+
+CONFIG = LocalConfig(epochs=2, batch_size=4, learning_rate=1e-2, clip_norm=0.5)
+
+
+def test_equals_plain_pytorch() -> None:
+    """The same batches, noise, clipping and Adam written with torch's own tools on separate parameters."""
+    reference = net()
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-2)
+    generator = torch_generator(1, Purpose.LOCAL_TRAINING, 3, 7)
+    for module in reference.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for _ in range(2):
+        for batch in torch.randperm(10, generator=generator).split(4):
+            optimizer.zero_grad()
+            loss(reference, IMAGES[batch], generator).backward()
+            nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+            optimizer.step()
+    module = net()
+    module[3].p = 0.0
+    vector, result = train(module, CONFIG)
+    assert result.num_steps == 6
+    expected = torch.cat([parameter.detach().reshape(-1) for parameter in reference.parameters()])
+    assert torch.allclose(vector, expected, atol=1e-6)
+
+
+def test_the_same_client_trains_to_the_same_bits_and_another_key_to_others() -> None:
+    first, _ = train(net(), CONFIG)
+    torch.rand(5, generator=torch.Generator().manual_seed(9))
+    assert torch.equal(first, train(net(), CONFIG)[0])
+    assert not torch.equal(first, train(net(), CONFIG, client=8)[0])
+    assert not torch.equal(first, train(net(), CONFIG, seed=2)[0])
+    assert not torch.equal(first, train(net(), CONFIG, LocalOrder(4, 0, 1.0, 0.0))[0])
+
+
+def test_the_edge_is_not_part_of_the_key() -> None:
+    assert torch.equal(train(net(), CONFIG)[0], train(net(), CONFIG, LocalOrder(3, 1, 1.0, 0.0))[0])
+
+
+def test_warm_up_scales_the_step() -> None:
+    start = FlatModel(net()).vector
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 10})
+    full, _ = train(net(), config)
+    half, _ = train(net(), config, LocalOrder(3, 0, 0.5, 0.0))
+    assert torch.allclose(half - start, 0.5 * (full - start), atol=1e-6)  # Adam's first step is linear in the rate
+    assert [LocalConfig(warmup_rounds=4).learning_rate_scale(since) for since in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
+    assert LocalConfig().learning_rate_scale(1) == 1.0
+
+
+def test_kept_moments_continue_where_they_were() -> None:
+    """Two rounds with kept moments are one run of Adam; with fresh moments they are not."""
+    config = CONFIG.model_copy(update={"optimizer_state": "per_client"})
+    module = net()
+    _, first = train(module, config)
+    assert first.state is not None
+    assert first.state.scalars == {"step": 6.0}
+    kept, second = train(module, config, LocalOrder(4, 0, 1.0, 0.0), state=first.state)
+    assert second.state is not None
+    assert second.state.scalars == {"step": 12.0}
+    fresh_module = net()
+    train(fresh_module, CONFIG)
+    fresh, fresh_result = train(fresh_module, CONFIG, LocalOrder(4, 0, 1.0, 0.0))
+    assert fresh_result.state is None
+    assert not torch.equal(kept, fresh)
+
+
+def test_sparsity_pulls_weights_towards_zero() -> None:
+    config = CONFIG.model_copy(update={"clip_norm": 1e6})
+    dense, _ = train(net(), config)
+    sparse, _ = train(net(), config, LocalOrder(3, 0, 1.0, 10.0))
+    layout = FlatModel(net()).layout
+    assert layout.views(sparse)["1.weight"].norm() < layout.views(dense)["1.weight"].norm()
+
+
+def test_flat_model_is_the_module() -> None:
+    module = net()
+    model = FlatModel(module)
+    model.vector.fill_(2.0)
+    assert all(bool((parameter == 2.0).all()) for parameter in module.parameters())
+    module(IMAGES).sum().backward()
+    assert model.grad.abs().sum() > 0
+    assert torch.equal(model.grad, torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()]))
+
+
+def test_buffers_are_refused() -> None:
+    with pytest.raises(AssertionError, match="buffers"):
+        FlatModel(nn.BatchNorm2d(3))

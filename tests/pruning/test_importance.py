@@ -1,0 +1,93 @@
+"""Importance against torch-pruning's own; the penalty's gradient against autograd."""
+
+import pytest
+import torch
+import torch_pruning
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedphd_ray.diffusion.unet import build_unet, initial_state
+from fedphd_ray.pruning.groups import ChannelGroup, Member
+from fedphd_ray.pruning.importance import SparsityPenalty, group_l2_importance
+
+
+def test_importance_is_that_of_torch_pruning(specs, groups_of):
+    """Same graph, `GroupMagnitudeImportance(p=2)` with its defaults, on every group that needs no reordering of its root."""
+    spec = specs["digits"]
+    state = initial_state(spec, 3)
+    model = build_unet(spec)
+    model.load_state_dict(state)
+    graph = torch_pruning.DependencyGraph().build_dependency(model, (torch.zeros(1, 1, 8, 8), torch.ones(1, dtype=torch.int64)))
+    score = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    for group in groups_of["digits"]:
+        layer = model.get_submodule(group.name)
+        prune = graph.get_pruner_of_module(layer).prune_out_channels
+        theirs = score(graph.get_pruning_group(layer, prune, list(range(group.num_channels))))
+        ours = group_l2_importance(group, state)
+        assert ours.shape == (group.num_channels,)
+        torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=0)
+
+
+def test_importance_by_hand():
+    """Two outputs of one layer, inputs 1.. of another: squared norms (9+16, 1) and (4, 5), mean (14.5, 3), of mean 8.75."""
+    group = ChannelGroup("a", 2, 2, (Member("a.weight", 0, 0), Member("a.bias", 0, 0), Member("b.weight", 1, 1)))
+    b = torch.tensor([[7.0, 2.0, 1.0], [7.0, 0.0, 2.0]])
+    state = {"a.weight": torch.tensor([[3.0, 4.0], [1.0, 0.0]]), "a.bias": torch.tensor([50.0, 60.0]), "b.weight": b}
+    expected = torch.tensor([14.5 / 8.75, 3.0 / 8.75], dtype=torch.float64)
+    torch.testing.assert_close(group_l2_importance(group, state), expected)
+
+
+def test_importance_of_nothing_is_zero_not_nan():
+    group = ChannelGroup("a", 3, 3, (Member("a.weight", 0, 0),))
+    assert group_l2_importance(group, {"a.weight": torch.zeros(3, 2)}).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_both_forms_by_hand():
+    """Rows (3, 4) and (0, 0), a norm weight of -2: channel form 5 + 0 + 2, layer form 5 + 2. Biases do not count."""
+    state = {"a.weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "norm.weight": torch.tensor([-2.0]), "a.bias": torch.ones(9)}
+    assert float(SparsityPenalty("channel").value(state)) == 7.0
+    assert float(SparsityPenalty("layer").value(state)) == 7.0
+    state["a.weight"] = torch.tensor([[3.0, 4.0], [0.0, 12.0]])
+    assert float(SparsityPenalty("channel").value(state)) == 19.0
+    assert float(SparsityPenalty("layer").value(state)) == 15.0
+
+
+@pytest.mark.parametrize("form", ["channel", "layer"])
+@pytest.mark.parametrize("name", ["tiny", "digits"])
+def test_the_gradient_is_that_of_the_penalty(form, name, specs):
+    weights = {key: value.clone() for key, value in initial_state(specs[name], 5).items() if "weight" in key}
+    leaves = {key: value.clone().requires_grad_() for key, value in weights.items()}
+    (1e-2 * SparsityPenalty(form).value(leaves)).backward()
+    grads = [torch.full_like(value, 0.5) for value in weights.values()]
+    SparsityPenalty(form).add_gradient(list(weights.values()), grads, 1e-2)
+    for grad, leaf in zip(grads, leaves.values(), strict=True):
+        torch.testing.assert_close(grad, leaf.grad + 0.5)
+
+
+@pytest.mark.parametrize("form", ["channel", "layer"])
+def test_zero_weights_get_no_gradient(form):
+    weights, grads = [torch.zeros(2, 3, 1, 1), torch.zeros(4)], [torch.ones(2, 3, 1, 1), torch.ones(4)]
+    SparsityPenalty(form).add_gradient(weights, grads, 1.0)
+    assert all(torch.equal(grad, torch.ones_like(grad)) for grad in grads)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    form=st.sampled_from(["channel", "layer"]),
+    values=st.lists(st.floats(-1e20, 1e20, width=32), min_size=6, max_size=6),
+    strength=st.floats(1e-6, 1.0),
+)
+def test_the_gradient_of_a_norm_is_never_longer_than_its_strength(form, values, strength):
+    weight, grad = torch.tensor(values).view(2, 3), torch.zeros(2, 3)
+    SparsityPenalty(form).add_gradient([weight], [grad], strength)
+    lengths = grad.flatten(1).norm(dim=1) if form == "channel" else grad.norm()
+    assert bool((lengths <= strength * 1.001).all())
+    assert bool((grad * weight >= 0).all())
+
+
+def test_it_works_in_place_on_views_of_one_vector():
+    flat, grad = torch.arange(1.0, 9.0), torch.zeros(8)
+    weights, grads = [flat[:4].view(2, 2), flat[4:]], [grad[:4].view(2, 2), grad[4:]]
+    SparsityPenalty("channel").add_gradient(weights, grads, 1.0)
+    assert torch.equal(flat, torch.arange(1.0, 9.0))
+    torch.testing.assert_close(grad, torch.tensor([5**-0.5, 2 * 5**-0.5, 0.6, 0.8, 1, 1, 1, 1]))

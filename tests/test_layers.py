@@ -1,0 +1,101 @@
+"""The walls of the architecture: imports point down, Ray has one home, files and functions stay readable."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fedphd_ray"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = {
+    "ground": 0,
+    "data": 1,
+    "diffusion": 1,
+    "pruning": 1,
+    "strategies": 2,
+    "federation": 3,
+    "runtime": 4,
+    "surface": 5,
+}
+GROUND = {"errors", "memory", "records", "seeds", "tensors", "__init__"}
+BLIND = {"data", "diffusion", "pruning"}
+"""Rooms of one layer that must not know one another."""
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The room of a module: its folder, or `ground` or `surface` for files at the top; `report/` belongs to the surface."""
+    if len(parts) > 1 and parts[0] in LAYERS:
+        return parts[0]
+    return "ground" if parts[0] in GROUND else "surface"
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever the import stands in it, except for type checking only."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_point_down(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    own = room(parts)
+    for module in imports(path):
+        if not module.startswith("fedphd_ray."):
+            continue
+        target = tuple(module.split(".")[1:])
+        if not (PACKAGE.joinpath(*target).is_dir() or PACKAGE.joinpath(*target).with_suffix(".py").is_file()):
+            continue  # a name inside a module, whose module is looked at itself
+        other = room(target) if len(target) > 1 or target[0] not in LAYERS else target[0]
+        assert LAYERS[other] <= LAYERS[own], f"{name(path)} ({own}) imports {module} ({other})"
+        assert own == other or not {own, other} <= BLIND, f"{name(path)} imports {module}: {own} and {other} are blind to each other"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_ray_and_torch_pruning_have_one_home(path: Path) -> None:
+    top = {module.split(".")[0] for module in imports(path)}
+    if "ray" in top:
+        assert name(path).startswith("runtime/") or name(path) == "cli.py"
+    if "torch_pruning" in top:
+        assert name(path) == "pruning/groups.py"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_no_pickle_touches_the_disk(path: Path) -> None:
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert not calls & {"torch.save", "torch.load", "eval", "exec", "np.load", "numpy.load"}
+    assert not {module.split(".")[0] for module in imports(path)} & {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
+
+
+def test_every_package_module_is_looked_at() -> None:
+    assert len(MODULES) > 30
