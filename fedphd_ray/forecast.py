@@ -1,7 +1,7 @@
 """What a run will cost: the schedule is replayed without training, and bytes are counted in closed form.
 
-Sizes depend on shapes alone, and edge choices on label counts alone, so the forecast equals the ledger to the byte (unless a client
-fails: an update that is not sent is not counted).
+Sizes depend on shapes alone, and edge choices on label counts alone, so the forecast equals the ledger to the byte (unless a
+client fails: an update that is not sent is not counted).
 """
 
 from collections import defaultdict
@@ -64,13 +64,13 @@ def forecast(experiment: Experiment) -> Forecast:
         PruningError: the pruning ratio would empty a layer.
     """
     spec = experiment.spec
-    dense_net = build_unet(spec)
+    dense_net = build_unet(spec, device="meta")
     layout = Layout.of(dict(dense_net.named_parameters()))
     dense = Network(layout.num_params, count_macs(dense_net, spec.image_size, spec.channels))
     pruned, num_channels = dense, 0
     if experiment.pruning.mode != "none":
         plan = uniform_plan(channel_groups(dense_net, spec.image_size, spec.channels), experiment.pruning.ratio, version=1)
-        pruned_net = build_unet(spec, plan.shapes(layout.by_name))
+        pruned_net = build_unet(spec, plan.shapes(layout.by_name), device="meta")
         params = sum(parameter.numel() for parameter in pruned_net.parameters())
         pruned, num_channels = Network(params, count_macs(pruned_net, spec.image_size, spec.channels)), plan.num_channels
     traffic = _Traffic(experiment, [dense.params, pruned.params], num_channels)

@@ -9,9 +9,9 @@ from fedphd_ray.config import load_config
 from fedphd_ray.data.sources import Digits, ImageDataset
 from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
 from fedphd_ray.diffusion.process import NoiseProcess, load_process
+from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
 from fedphd_ray.diffusion.sampling import chunk_sizes, sample_chunk
-from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.errors import DataError
 from fedphd_ray.seeds import Purpose, torch_generator
 

@@ -37,3 +37,21 @@ def _poisoned_generators() -> Iterator[None]:
     yield
     assert torch.equal(torch_before, torch.get_rng_state()), "the test moved torch's global generator"
     assert np.array_equal(numpy_before, np.random.get_state()[1]), "the test moved NumPy's global generator"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray session for all tests, with a GPU that exists only in Ray's books."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=1,
+        object_store_memory=200 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+    yield
+    ray.shutdown()

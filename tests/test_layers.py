@@ -68,7 +68,9 @@ def test_imports_point_down(path: Path) -> None:
             continue  # a name inside a module, whose module is looked at itself
         other = room(target) if len(target) > 1 or target[0] not in LAYERS else target[0]
         assert LAYERS[other] <= LAYERS[own], f"{name(path)} ({own}) imports {module} ({other})"
-        assert own == other or not {own, other} <= BLIND, f"{name(path)} imports {module}: {own} and {other} are blind to each other"
+        assert own == other or not {own, other} <= BLIND, (
+            f"{name(path)} imports {module}: {own} and {other} are blind to each other"
+        )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from fedphd_ray.errors import DataError
 
 Indices = NDArray[np.int64]
+Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding
 
 
 class _Partition(BaseModel):
@@ -29,8 +30,8 @@ class Iid(_Partition):
 class Classes(_Partition):
     """`classes_per_client` classes per client: the paper's label skew.
 
-    Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and cut
-    into as many nearly equal parts as it has slots. For N = 20, k = 2, K = 10 clients 4g to 4g+3 own classes g and g+5.
+    Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and
+    cut into as many nearly equal parts as it has slots. For N = 20, k = 2, K = 10 clients 4g to 4g+3 own classes g and g+5.
     """
 
     name: Literal["classes"] = "classes"
@@ -67,7 +68,7 @@ class Classes(_Partition):
 
 
 class Dirichlet(_Partition):
-    """Label skew: each class is divided among the clients by shares ~ Dir(alpha) (Hsu et al. 2019).
+    """Label skew: each class is divided among the clients by shares ~ Dir(alpha) (Yurochkin et al. 2019, arXiv 1905.12022).
 
     Attributes:
         alpha: small is skewed, large is even.
@@ -75,7 +76,7 @@ class Dirichlet(_Partition):
     """
 
     name: Literal["dirichlet"] = "dirichlet"
-    alpha: PositiveFloat = 0.5
+    alpha: Alpha = 0.5
     min_images: PositiveInt = 1
 
     def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
@@ -98,7 +99,7 @@ class Quantity(_Partition):
     """
 
     name: Literal["quantity"] = "quantity"
-    alpha: PositiveFloat = 0.5
+    alpha: Alpha = 0.5
     min_images: PositiveInt = 1
 
     def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
@@ -118,22 +119,21 @@ def label_counts(labels: Indices, indices: Indices, num_classes: int) -> NDArray
 
 def _cut(indices: Indices, shares: NDArray[np.float64]) -> list[Indices]:
     """Consecutive pieces whose sizes follow the shares; every index is in one piece."""
-    bounds = np.round(np.cumsum(np.nan_to_num(shares)[:-1]) * len(indices)).astype(np.int64)
-    return np.split(indices, np.clip(bounds, 0, len(indices)))
+    bounds = np.round(np.cumsum(shares[:-1]) * len(indices)).astype(np.int64)
+    return np.split(indices, bounds)
 
 
 def _fill(clients: list[Indices], minimum: int, rng: np.random.Generator) -> list[Indices]:
-    """Moves as few images as the minimum needs, each from the client that is largest at the moment."""
+    """Moves as few random images as the minimum needs, each from the client that is largest at the moment."""
     sizes = np.array([len(client) for client in clients])
-    for poor in np.flatnonzero(sizes < minimum):
-        while sizes[poor] < minimum:
-            rich = int(sizes.argmax())
-            position = int(rng.integers(sizes[rich]))
-            clients[poor] = np.append(clients[poor], clients[rich][position])
-            clients[rich] = np.delete(clients[rich], position)
-            sizes[poor] += 1
-            sizes[rich] -= 1
-    return _sorted(clients)
+    targets = np.maximum(sizes, minimum)
+    for _ in range(int((targets - sizes).sum())):
+        targets[targets.argmax()] -= 1
+    shuffled = [rng.permutation(client) for client in clients]
+    spare = rng.permutation(np.concatenate([client[target:] for client, target in zip(shuffled, targets, strict=True)]))
+    gifts = np.split(spare, np.cumsum(np.maximum(targets - sizes, 0))[:-1])
+    kept = [client[:target] for client, target in zip(shuffled, targets, strict=True)]
+    return _sorted([np.concatenate(parts) for parts in zip(kept, gifts, strict=True)])
 
 
 def _sorted(clients: list[Indices]) -> list[Indices]:

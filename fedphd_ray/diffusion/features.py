@@ -1,55 +1,56 @@
 """A small classifier of a data set: its penultimate layer is the feature network of FID and KID, its head counts classes."""
 
 import hashlib
+import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
+from fedphd_ray.tensors import as_tensor
 
-RECIPE = 1
+RECIPE = 2
 """Version of network and training: part of the cache key. FIDs of different recipes are not comparable."""
-SEED, EPOCHS, BATCH_SIZE, LEARNING_RATE = 0, 12, 64, 2e-3
+SEED, STEPS, BATCH_SIZE, LEARNING_RATE = 0, 500, 48, 5e-3
 NUM_FEATURES = 64
 
 
 class FeatureNetwork(nn.Module):
-    """Convolutional classifier for images [B, C, H, W] in [0, 1].
+    """Convolutional classifier for images [B, C, S, S] in [0, 1].
 
     Args:
         channels: C.
+        image_size: S; the network halves the resolution until about 4 pixels are left.
         num_classes: labels.
     """
 
-    num_features = NUM_FEATURES
+    num_features = NUM_FEATURES  # torchmetrics' name
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1),
-            nn.GroupNorm(8, 64),
-            nn.SiLU(),
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.GroupNorm(8, 64),
-            nn.SiLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(64 * 16, NUM_FEATURES),
-            nn.SiLU(),
-        )
+        self.num_classes = num_classes
+        halvings = max(1, round(math.log2(image_size / 4)))
+        strides = [*[1] * (image_size <= 16), *[2] * halvings, 1]  # large images are halved at once, which costs less
+        widths = [channels, 16, *[32] * (len(strides) - 2), 64]
+        layers: list[nn.Module] = []
+        for (inside, outside), stride in zip(pairwise(widths), strides, strict=True):
+            layers += [nn.Conv2d(inside, outside, 3, stride, padding=1), nn.GroupNorm(8, outside), nn.SiLU()]
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, NUM_FEATURES), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
         self.head = nn.Linear(NUM_FEATURES, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64] of images [B, C, H, W] in [0, 1]."""
+        """Features [B, 64] of images [B, C, S, S] in [0, 1]."""
         features: Tensor = self.body(images * 2 - 1)
         return features
 
@@ -60,33 +61,40 @@ class FeatureNetwork(nn.Module):
 
 
 def train_feature_network(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> FeatureNetwork:
-    """Trains on images [N, C, H, W] in [-1, 1] from a seed of its own, so that FIDs of different runs are comparable.
+    """Trains on images [N, C, S, S] in [-1, 1] from a seed of its own, so that FIDs of different runs are comparable.
 
-    Each image is shifted by up to one pixel, drawn anew every epoch.
+    The work does not grow with N: a fixed number of batches, each shifted by up to one pixel. One thread, because sums over
+    several would make the last bits depend on the machine.
     """
-    inputs, targets = torch.from_numpy(images / 2 + 0.5), torch.from_numpy(labels)
-    generator = torch_generator(SEED, Purpose.FEATURE_NETWORK)
+    inputs, targets = as_tensor(images), as_tensor(labels)
     with global_torch_seed(SEED, Purpose.FEATURE_NETWORK, 1):
-        network = FeatureNetwork(images.shape[1], num_classes)
+        network = FeatureNetwork(images.shape[1], images.shape[2], num_classes)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-    for epoch in range(EPOCHS):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - epoch / EPOCHS)
-        for indices in torch.randperm(len(inputs), generator=generator).split(BATCH_SIZE):
-            shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
-            logits = network.classify(torch.roll(inputs[indices], shift, dims=(2, 3)))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    generator = torch_generator(SEED, Purpose.FEATURE_NETWORK)
+    with _one_thread(), torch.enable_grad():
+        for indices in _batches(len(images), generator):
+            logits = network.classify(_shifted(inputs[indices] / 2 + 0.5, generator))
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits, targets[indices]).backward()
             optimizer.step()
+            schedule.step()
     return network.eval().requires_grad_(False)
 
 
 def load_feature_network(
     images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int, cache_dir: Path | None
 ) -> FeatureNetwork:
-    """The feature network of a data set: from the cache if it lies there whole, else trained, and cached if that can be done."""
+    """The feature network of a data set: from the cache if it lies there whole, else trained, and cached if that can be done.
+
+    Args:
+        images: [N, C, S, S] in [-1, 1].
+        labels: [N] in {0, ..., num_classes - 1}.
+        num_classes: of the data set.
+        cache_dir: need not exist, nor be writable; None for no cache.
+    """
     path = cache_dir and cache_dir / f"features-{_key(images, labels, num_classes)}.safetensors"
-    if path is not None and (cached := _read(path, images.shape[1], num_classes)) is not None:
+    if path is not None and (cached := _read(path, images.shape[1], images.shape[2], num_classes)) is not None:
         return cached
     network = train_feature_network(images, labels, num_classes)
     if path is not None:
@@ -106,19 +114,47 @@ def default_cache_dir() -> Path:
     return Path(tempfile.gettempdir()) / "fedphd_ray-cache"
 
 
+def _batches(num_images: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of `STEPS` batches, walking through one random order of the images after another."""
+    left = torch.empty(0, dtype=torch.int64)
+    for _ in range(STEPS):
+        while len(left) < BATCH_SIZE:
+            left = torch.cat([left, torch.randperm(num_images, generator=generator)])
+        yield left[:BATCH_SIZE]
+        left = left[BATCH_SIZE:]
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch, moved by -1, 0 or 1 pixels in both directions; black comes in from outside."""
+    top, left = torch.randint(0, 3, (2,), generator=generator).tolist()
+    padded = nn.functional.pad(images, (1, 1, 1, 1))
+    return padded[:, :, top : top + images.shape[2], left : left + images.shape[3]]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _key(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> str:
-    sha = hashlib.sha256(f"{RECIPE} {num_classes} {images.shape}".encode())
-    sha.update(np.ascontiguousarray(images).tobytes())
-    sha.update(np.ascontiguousarray(labels).tobytes())
+    sha = hashlib.sha256(f"{RECIPE} {STEPS} {num_classes} {images.shape}".encode())
+    for array in (images, labels):
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()[:32]
 
 
-def _read(path: Path, channels: int, num_classes: int) -> FeatureNetwork | None:
+def _read(path: Path, channels: int, image_size: int, num_classes: int) -> FeatureNetwork | None:
     """The cached network; None if it is not there or not whole."""
-    network = FeatureNetwork(channels, num_classes)
+    with torch.device("meta"):  # nothing is drawn for parameters that are replaced
+        network = FeatureNetwork(channels, image_size, num_classes)
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError, KeyError):
+        network.load_state_dict(safetensors.torch.load(path.read_bytes()), assign=True)
+    except (OSError, SafetensorError, RuntimeError):
         return None
     return network.eval().requires_grad_(False)
 
@@ -127,9 +163,9 @@ def _write(network: FeatureNetwork, path: Path) -> None:
     """Beside and renamed; a cache that cannot be written is done without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            partial = Path(file.name)
-        save_file(network.state_dict(), partial)
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as directory:
+            partial = Path(directory) / path.name
+            partial.write_bytes(safetensors.torch.save(network.state_dict()))
+            partial.replace(path)
     except OSError:
         return

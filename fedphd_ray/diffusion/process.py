@@ -4,13 +4,17 @@ Ho, Jain, Abbeel: "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXi
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
+
+from fedphd_ray.errors import ModelFileError
+
+SCHEDULER_FILE = "scheduler_config.json"
 
 
 class ProcessConfig(BaseModel):
@@ -27,6 +31,12 @@ class ProcessConfig(BaseModel):
     num_timesteps: PositiveInt = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    @model_validator(mode="after")
+    def _noise_grows(self) -> Self:
+        if self.beta_end < self.beta_start:
+            raise ValueError(f"beta_end ({self.beta_end}) must not be smaller than beta_start ({self.beta_start})")
+        return self
 
 
 class NoiseProcess:
@@ -53,11 +63,22 @@ class NoiseProcess:
     def add_noise(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t [B, C, H, W] for t [B]."""
         signal, sigma = self._table(images.device)[:, t].view(2, -1, 1, 1, 1)
-        return signal * images + sigma * noise
+        noised: Tensor = signal * images + sigma * noise
+        return noised
+
+    def levels(self, times: list[int]) -> list[tuple[float, float]]:
+        """(sqrt(alpha_bar_t), sqrt(1 - alpha_bar_t)) of each of the given time steps, for a sampler."""
+        signal, sigma = self._tables[torch.device("cpu")][:, times].tolist()
+        return list(zip(signal, sigma, strict=True))
 
     def ddim_scheduler(self) -> DDIMScheduler:
-        """The deterministic sampler (Song et al. 2021) with steps at tau = linspace(-1, T-1, S+1)[1:], ending at x_0 itself."""
-        return DDIMScheduler(**self._arguments(), timestep_spacing="trailing", set_alpha_to_one=True)
+        """What `DDIMPipeline` needs to sample as `sampling.sample_chunk` does: the same noise, uniform steps, x_0 clipped.
+
+        The pipeline recomputes the noise after clipping only if called with `use_clipped_model_output=True`, and its time steps
+        are those of this project only where the number of steps divides T.
+        """
+        scheduler: DDIMScheduler = DDIMScheduler(**self._arguments(), timestep_spacing="trailing", set_alpha_to_one=True)
+        return scheduler
 
     def _table(self, device: torch.device) -> Tensor:
         """Coefficients of signal and noise [2, T]; copied to a device once."""
@@ -77,10 +98,29 @@ class NoiseProcess:
 
 
 def load_process(directory: Path) -> NoiseProcess:
-    """The process that a saved model was trained with, from its `scheduler/` below a model or a run directory; else DDPM's."""
+    """The process that a saved model was trained with, from its `scheduler/` below a model or a run directory; else DDPM's.
+
+    Raises:
+        ModelFileError: the file is unreadable, or describes a process that this module does not have.
+    """
     for folder in (directory / "scheduler", directory / "model" / "scheduler"):
-        if (folder / "scheduler_config.json").is_file():
-            saved = DDIMScheduler.from_pretrained(folder).config
-            fields = {"num_timesteps": saved.num_train_timesteps, "beta_start": saved.beta_start, "beta_end": saved.beta_end}
-            return NoiseProcess(ProcessConfig(**fields))
+        if (folder / SCHEDULER_FILE).is_file():
+            return NoiseProcess(_read_config(folder))
     return NoiseProcess(ProcessConfig())
+
+
+def _read_config(folder: Path) -> ProcessConfig:
+    try:
+        saved = DDIMScheduler.load_config(folder)
+        if (kind := (saved["beta_schedule"], saved["prediction_type"])) != ("linear", "epsilon"):
+            raise ValueError(f"{kind[0]} schedule, prediction of {kind[1]}")
+        return ProcessConfig(
+            num_timesteps=saved["num_train_timesteps"], beta_start=saved["beta_start"], beta_end=saved["beta_end"]
+        )
+    except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
+        raise ModelFileError(
+            str(folder / SCHEDULER_FILE),
+            expected="a diffusers scheduler with linear variances and noise prediction",
+            found=str(error),
+            remedy="use a model that this program saved, with its scheduler folder as it was",
+        ) from error

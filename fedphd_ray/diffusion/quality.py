@@ -1,21 +1,23 @@
 """Quality of samples: FID and KID in the features of a data set's own classifier, and which classes appear."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from fedphd_ray.diffusion.features import FeatureNetwork
+from fedphd_ray.diffusion.features import NUM_FEATURES, FeatureNetwork
 from fedphd_ray.diffusion.sampling import SAMPLER
-from fedphd_ray.errors import UserError
+from fedphd_ray.errors import DataError, UserError
 from fedphd_ray.seeds import Purpose, global_torch_seed
+from fedphd_ray.tensors import as_tensor
 
-BATCH = 500
+BATCH = 250
 KID_SUBSETS, KID_SUBSET_SIZE = 20, 250
 
 
@@ -24,9 +26,10 @@ class QualityReport:
     """Figures of one set of samples. They are comparable only for the same data, sample number, steps and sampler.
 
     Attributes:
-        fid: Frechet distance (Heusel et al. 2017) in the features of the data set's classifier; not an Inception FID.
-        kid: squared MMD (Binkowski et al. 2018) in the same features.
-        class_histogram: how many samples the classifier takes for each class.
+        fid: Frechet distance (Heusel et al. 2017) in the features of the data set's classifier; not an Inception FID. Not a
+            number if a sample is not finite.
+        kid: squared MMD (Binkowski et al. 2018) in the same features; unbiased, so it may be a little below 0. Likewise.
+        class_histogram: how many of the finite samples the classifier takes for each class.
         num_samples: samples judged.
         steps: sampler steps.
         sampler: the sampler in words.
@@ -41,49 +44,67 @@ class QualityReport:
 
 
 class QualityMeter:
-    """Judges samples against real images.
+    """Judges samples against real images. Every image passes the network once; the metrics are given its features.
 
     Args:
-        images: real images float32 [N, C, H, W] in [-1, 1]; their statistics are computed once.
+        images: real images float32 [N, C, H, W] in [-1, 1], N at least 2; their statistics are computed once.
         network: feature network of the data set.
     """
 
     def __init__(self, images: NDArray[np.float32], network: FeatureNetwork) -> None:
+        if len(images) < 2:
+            raise DataError("data", expected="at least 2 images to compare samples with", found=str(len(images)))
         self._network = network
-        self._real = torch.from_numpy(images / 2 + 0.5)
-        self._fid = FrechetInceptionDistance(feature=network, reset_real_features=False, normalize=True)
         self._num_real = len(images)
-        self._feed(self._fid, self._real, real=True)
+        given = _Features()
+        self._fid = FrechetInceptionDistance(feature=given, reset_real_features=False).set_dtype(torch.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")  # of its memory: 64 numbers an image
+            self._kid = KernelInceptionDistance(feature=given, subsets=KID_SUBSETS, reset_real_features=False)
+        features = torch.cat([self._features(batch / 2 + 0.5) for batch in as_tensor(images).split(BATCH)])
+        for metric in (self._fid, self._kid):
+            metric.update(features, real=True)
 
     def evaluate(self, samples: Tensor, steps: int) -> QualityReport:
-        """Figures of samples [n, C, H, W] in [0, 1]; n is at least 2."""
+        """Figures of samples [n, C, H, W] in [0, 1].
+
+        Args:
+            samples: as the sampler returns them, not quantised.
+            steps: sampler steps they were drawn with, for the report.
+
+        Raises:
+            UserError: fewer than 2 samples, of which no covariance can be taken.
+        """
         if len(samples) < 2:
-            raise UserError("evaluation.num_samples", expected="at least 2 samples", found=str(len(samples)))
-        self._fid.reset()
-        self._feed(self._fid, samples, real=False)
+            raise UserError(
+                "evaluation.num_samples", expected="at least 2 samples", found=str(len(samples)), remedy="draw more samples"
+            )
+        finite = samples[samples.flatten(1).isfinite().all(1)]
+        features = torch.cat([self._features(batch) for batch in finite.split(BATCH)])
+        fid, kid = self._distances(features) if len(finite) == len(samples) else (math.nan, math.nan)
         with torch.no_grad():
-            classes = torch.cat([self._network.classify(batch).argmax(1) for batch in samples.split(BATCH)])
-            num_classes = self._network.head.out_features
-        return QualityReport(
-            fid=max(0.0, float(self._fid.compute())),
-            kid=self._kid(samples),
-            class_histogram=tuple(torch.bincount(classes, minlength=num_classes).tolist()),
-            num_samples=len(samples),
-            steps=steps,
-        )
+            classes = self._network.head(features.float()).argmax(1)
+        histogram = torch.bincount(classes, minlength=self._network.num_classes).tolist()
+        return QualityReport(fid=fid, kid=kid, class_histogram=tuple(histogram), num_samples=len(samples), steps=steps)
 
-    def _kid(self, samples: Tensor) -> float:
-        size = min(KID_SUBSET_SIZE, len(samples), self._num_real)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")  # of its memory, which is small here
-            kid = KernelInceptionDistance(feature=self._network, subsets=KID_SUBSETS, subset_size=size, normalize=True)
-        self._feed(kid, self._real, real=True)
-        self._feed(kid, samples, real=False)
-        with global_torch_seed(0, Purpose.EVALUATION):  # subsets are drawn from the global generator
-            mean, _ = kid.compute()
-        return float(mean)
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        """Float64 [B, 64], because covariances and cubes of float32 features lose digits."""
+        features: Tensor = self._network(images).double()
+        return features
 
-    @staticmethod
-    def _feed(metric: FrechetInceptionDistance | KernelInceptionDistance, images: Tensor, *, real: bool) -> None:
-        for batch in images.split(BATCH):
-            metric.update(batch, real=real)
+    def _distances(self, features: Tensor) -> tuple[float, float]:
+        """FID, at least 0 (rounding can take it below), and KID, the mean over random subsets that are always the same."""
+        self._kid.subset_size = min(KID_SUBSET_SIZE, len(features), self._num_real)
+        for metric in (self._fid, self._kid):
+            metric.reset()
+            metric.update(features, real=False)
+        with global_torch_seed(0, Purpose.EVALUATION):  # the metric draws its subsets from the global generator
+            kid, _ = self._kid.compute()
+        return max(0.0, float(self._fid.compute())), float(kid)
+
+
+class _Features(nn.Identity):
+    """Stands where torchmetrics expects the network: it is given features already."""
+
+    num_features = NUM_FEATURES

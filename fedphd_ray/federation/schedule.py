@@ -18,8 +18,8 @@ class ScheduleConfig(BaseModel):
     Attributes:
         rounds: number of edge rounds, R.
         clients_per_round: cohort size K; clients are drawn without replacement.
-        block_size: clients per reduction block; None gives about 16 blocks a round. It changes rounding, hence bits, so it belongs
-            to the experiment and not to the placement.
+        block_size: clients per reduction block; None gives about 16 blocks a round. It changes rounding, hence bits, so
+            it belongs to the experiment and not to the placement.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -134,7 +134,7 @@ class ClientHost:
     def train_block(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
     ) -> PartialUpdate | tuple[PartialUpdate | ClientState | None, ...]:
-        """`train` as a remote method: each result is an object of its own, and so is each client's state where states are kept."""
+        """`train` as a remote method: every result is an object of its own, each client's kept state too."""
         partial, kept = self.train(payload, order, clients, states)
         return (partial, *kept) if self._setup.local.keeps_state else partial
 

@@ -4,6 +4,7 @@ The driver owns every actor and object. Hosts return sums that only the edge rea
 reports. Which host takes which block follows who is free; what is added to what is the plan's, so results do not depend on it.
 """
 
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,14 +57,15 @@ class RayBackend:
         self._keeps_states = setup.local.keeps_state
         setup_ref = ray.put(setup)
         host_class, edge_class = ray.remote(ClientHost), ray.remote(EdgeServer)
+        run = secrets.token_hex(4)  # names are for people; two runs in one namespace must not collide
         host_options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host}
         self._hosts: list[Actor] = [
-            host_class.options(name=f"host/{index}", **host_options).remote(setup_ref, index)
+            host_class.options(name=f"{run}:host/{index}", **host_options).remote(setup_ref, index)
             for index in range(placement.num_hosts)
         ]
         # Edges wait and add; a CPU slot of their own would take one from training.
         self._edges: dict[int, Actor] = {
-            edge: edge_class.options(name=f"edge/{edge}", num_cpus=0).remote(edge, setup.threads)
+            edge: edge_class.options(name=f"{run}:edge/{edge}", num_cpus=0).remote(edge, setup.threads)
             for edge in setup.topology.aggregators
         }
         try:

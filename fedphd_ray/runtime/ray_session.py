@@ -60,7 +60,7 @@ def _connected(connect: Callable[[], object]) -> Iterator[None]:
             "Ray",
             expected=f"a running cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "a local start",
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            remedy="check RAY_ADDRESS and RAY_AUTH_MODE, or unset RAY_ADDRESS to start Ray on this machine; `fedphd doctor` helps",
+            remedy="check RAY_ADDRESS and RAY_AUTH_MODE; without RAY_ADDRESS Ray starts on this machine; see `fedphd doctor`",
         ) from error
     try:
         yield

@@ -125,7 +125,9 @@ def _restore(checkpoints: Checkpoints, backend: Backend, metrics: MetricsFile, l
 @contextlib.contextmanager
 def start_backend(experiment: Experiment, say: Say) -> Iterator[Started]:
     """The backend that `runtime` asks for, ended when the block is left."""
-    model_bytes = model_message(sum(value.numel() for value in build_unet(experiment.spec).parameters()), 0).num_bytes
+    model_bytes = model_message(
+        sum(value.numel() for value in build_unet(experiment.spec, device="meta").parameters()), 0
+    ).num_bytes
     if experiment.runtime.backend == "local":
         backend = LocalBackend(experiment.host_setup())
         try:

@@ -91,7 +91,7 @@ def summarise(
     peak_memory_bytes: int,
 ) -> Summary:
     """The final figures of a finished run."""
-    dense = build_unet(experiment.spec)
+    dense = build_unet(experiment.spec, device="meta")
     spec, layout = experiment.spec, state.delivered.layout
     params_dense = sum(parameter.numel() for parameter in dense.parameters())
     overheads = [float(str(line["overhead_fraction"])) for line in metrics.rounds()]
@@ -106,7 +106,7 @@ def summarise(
         params_dense=params_dense,
         params_final=layout.num_params,
         macs_dense=count_macs(dense, spec.image_size, spec.channels),
-        macs_final=count_macs(build_unet(spec, layout.by_name), spec.image_size, spec.channels),
+        macs_final=count_macs(build_unet(spec, layout.by_name, device="meta"), spec.image_size, spec.channels),
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, params_dense, bytes_by_hop),
         fid_untrained=_figure(first.get("fid")),

@@ -1,5 +1,6 @@
 """The denoiser: sizes against oracles, building from shapes, and files that are what they say or are refused."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -191,7 +192,7 @@ def edit_weights(directory, **changes):
 
 
 DAMAGE = {
-    "no directory": (lambda d: shutil.rmtree(d), "no such directory"),
+    "no directory": (shutil.rmtree, "no such directory"),
     "no configuration": (lambda d: (d / CONFIG_FILE).unlink(), "no config.json"),
     "no weights": (lambda d: (d / WEIGHTS_FILE).unlink(), "no such file"),
     "pickled weights": (lambda d: (d / WEIGHTS_FILE).rename(d / "diffusion_pytorch_model.bin"), "not opened"),
@@ -228,7 +229,7 @@ def test_damaged_and_foreign_files_are_refused_by_name(damage, pruned_dir, tmp_p
     assert caught.value.remedy
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_do_worse_than_being_refused(data, pruned_dir, tmp_path):
     directory = tmp_path / "fuzzed"
@@ -236,14 +237,12 @@ def test_no_bytes_do_worse_than_being_refused(data, pruned_dir, tmp_path):
     path = directory / data.draw(st.sampled_from([CONFIG_FILE, WEIGHTS_FILE]))
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans()):
-        path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+        path.write_bytes(content[: data.draw(st.integers(0, len(content.rstrip()) - 1))])  # only white space may be missing
         with pytest.raises(ModelFileError):
             load_unet(directory)
         return
     for position in data.draw(st.lists(st.integers(0, min(len(content), 20_000) - 1), min_size=1, max_size=3)):
         content[position] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(ModelFileError):
         assert isinstance(load_unet(directory), UNet2DModel)
-    except ModelFileError:
-        pass

@@ -60,7 +60,9 @@ def all_zero_share(strategy: FedPhD, population: Population) -> float:
             own = distribution(population.label_counts[client])
             samples = int(population.num_samples[client])
             merged = [merge_distribution(edge.distribution, edge.num_samples, own, samples) for edge in edges]
-            scores = [balance * homogeneity_score(mix, uniform) - edge.num_samples for mix, edge in zip(merged, edges, strict=True)]
+            scores = [
+                balance * homogeneity_score(mix, uniform) - edge.num_samples for mix, edge in zip(merged, edges, strict=True)
+            ]
             draws += 1
             cut += max(scores) <= 0
         for client, edge in plan.edge_of.items():
@@ -98,7 +100,9 @@ def test_automatic_constants_are_the_authors_on_cifar() -> None:
     population, edges = cifar_population(), [EdgeStatistics(np.full(10, 500), 2500), EdgeStatistics(np.full(10, 250), 5000)]
     rng = np.random.default_rng
     automatic, fixed = FedPhD(), FedPhD(selection_balance=10_000, balance=50_000)
-    assert automatic.choose_edges(range(20), population, edges, rng(0)) == fixed.choose_edges(range(20), population, edges, rng(0))
+    assert automatic.choose_edges(range(20), population, edges, rng(0)) == fixed.choose_edges(
+        range(20), population, edges, rng(0)
+    )
     assert automatic.edge_weights(edges, population) == pytest.approx(fixed.edge_weights(edges, population))
 
 

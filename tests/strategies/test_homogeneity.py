@@ -40,7 +40,9 @@ def test_lower_bound_is_reached_by_two_different_points() -> None:
     assert homogeneity_score([1, 0], [0, 1]) == pytest.approx(2 - np.sqrt(2))
 
 
-distributions = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda v: sum(v) > 1e-3).map(lambda v: np.array(v) / sum(v))
+distributions = (
+    st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda v: sum(v) > 1e-3).map(lambda v: np.array(v) / sum(v))
+)
 
 
 @given(distributions, distributions, st.integers(0, 10_000), st.integers(1, 10_000))

@@ -1,0 +1,99 @@
+"""Every image belongs to exactly one client, nobody is left with nothing, and the paper's pairs come out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedphd_ray.data.partition import Classes, Dirichlet, Iid, Quantity, label_counts
+from fedphd_ray.errors import DataError
+
+PARTITIONS = [
+    Iid(),
+    Classes(classes_per_client=1),
+    Classes(classes_per_client=3),
+    Dirichlet(alpha=0.05),
+    Dirichlet(alpha=1.0, min_images=3),
+    Quantity(alpha=0.1),
+    Quantity(alpha=2.0, min_images=2),
+]
+label_vectors = st.integers(1, 300).flatmap(lambda size: hnp.arrays(np.int64, size, elements=st.integers(0, 9)))
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=repr)
+@given(label_vectors, st.integers(1, 40), st.integers(0, 2**32))
+def test_every_image_is_used_exactly_once(partition: Iid, labels: np.ndarray, num_clients: int, seed: int) -> None:
+    try:
+        clients = partition.split(labels, 10, num_clients, np.random.default_rng(seed))
+    except DataError as error:  # refused in words: the other way not to leave a client with nothing
+        assert "data." in error.where
+        return
+    assert len(clients) == num_clients
+    assert np.array_equal(np.sort(np.concatenate(clients)), np.arange(len(labels)))
+    assert min(len(own) for own in clients) >= getattr(partition, "min_images", 1)
+    assert all(np.array_equal(own, np.sort(own)) and own.dtype == np.int64 for own in clients)
+    again = partition.split(labels, 10, num_clients, np.random.default_rng(seed))
+    assert all(np.array_equal(a, b) for a, b in zip(clients, again, strict=True))
+
+
+@pytest.mark.parametrize("partition", [Iid(), Dirichlet(alpha=0.05), Quantity(alpha=0.1)], ids=repr)
+def test_enough_images_are_always_divided(partition: Iid) -> None:
+    labels = np.arange(40) % 10
+    for num_clients in (1, 39, 40):
+        clients = partition.split(labels, 10, num_clients, np.random.default_rng(1))
+        assert min(len(own) for own in clients) >= 1
+    with pytest.raises(DataError, match=r"data\.num_clients"):
+        partition.split(labels, 10, 41, np.random.default_rng(1))
+
+
+def cifar_labels() -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(10), 5000))
+
+
+def test_the_papers_pairs() -> None:
+    """20 clients of two classes: 4g to 4g+3 own g and g+5, 1,250 images of each."""
+    labels = cifar_labels()
+    clients = Classes(classes_per_client=2).split(labels, 10, 20, np.random.default_rng(2))
+    for client, own in enumerate(clients):
+        counts = label_counts(labels, own, 10)
+        expected = np.zeros(10, dtype=np.int64)
+        expected[[client // 4, client // 4 + 5]] = 1250
+        assert np.array_equal(counts, expected)
+
+
+@pytest.mark.parametrize(("num_clients", "images"), [(50, 1000), (100, 500)])
+def test_the_papers_sizes(num_clients: int, images: int) -> None:
+    clients = Classes(classes_per_client=2).split(cifar_labels(), 10, num_clients, np.random.default_rng(2))
+    assert {len(own) for own in clients} == {images}
+
+
+def test_every_client_has_its_number_of_classes() -> None:
+    labels = cifar_labels()
+    for classes in (1, 2, 3, 7, 10):
+        clients = Classes(classes_per_client=classes).split(labels, 10, 30, np.random.default_rng(2))
+        assert {int((label_counts(labels, own, 10) > 0).sum()) for own in clients} == {classes}
+
+
+def test_images_that_would_belong_to_nobody_are_refused() -> None:
+    with pytest.raises(DataError, match="has an owner"):
+        Classes(classes_per_client=2).split(cifar_labels(), 10, 4, np.random.default_rng(2))
+    with pytest.raises(DataError, match="at most the 10 classes"):
+        Classes(classes_per_client=11).split(cifar_labels(), 10, 4, np.random.default_rng(2))
+
+
+def test_alpha_rules_the_skew() -> None:
+    labels = cifar_labels()
+
+    def skew(alpha: float) -> float:
+        clients = Dirichlet(alpha=alpha).split(labels, 10, 20, np.random.default_rng(3))
+        shares = np.array([label_counts(labels, own, 10) / len(own) for own in clients])
+        return float(np.linalg.norm(shares - 0.1, axis=1).mean())
+
+    assert skew(0.05) > skew(0.5) > skew(5) > skew(500)
+    assert skew(500) < 0.03
+
+    def spread(alpha: float) -> float:
+        return float(np.std([len(own) for own in Quantity(alpha=alpha).split(labels, 10, 20, np.random.default_rng(3))]))
+
+    assert spread(0.1) > spread(1) > spread(100)

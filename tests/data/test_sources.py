@@ -1,0 +1,42 @@
+"""The data sets are what they say, and the same every time."""
+
+import numpy as np
+import pytest
+
+from fedphd_ray.data.sources import Digits, Shapes
+
+
+def test_digits_are_the_real_ones() -> None:
+    digits = Digits().load(0)
+    assert digits.images.shape == (1797, 1, 8, 8)
+    assert (digits.images.min(), digits.images.max()) == (-1.0, 1.0)
+    assert np.bincount(digits.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert digits.content_hash == Digits().load(1).content_hash
+
+
+def test_shapes_are_drawn_from_the_seed() -> None:
+    config = Shapes(name="shapes", num_images=300, num_classes=12, image_size=16)
+    first, again, other = config.load(1), config.load(1), config.load(2)
+    assert first.content_hash == again.content_hash != other.content_hash
+    assert first.images.shape == (300, 3, 16, 16)
+    assert first.images.min() >= -1
+    assert first.images.max() <= 1
+    assert np.bincount(first.labels).tolist() == [25] * 12
+    assert len(np.unique(first.images.reshape(300, -1), axis=0)) == 300
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 10, 37])
+def test_classes_of_shapes_can_be_told_apart(num_classes: int) -> None:
+    """The nearest neighbour among other images is nearly always of the same class: a class is a shape and a hue."""
+    data = Shapes(name="shapes", num_images=num_classes * 40, num_classes=num_classes, image_size=12).load(5)
+    flat = data.images.reshape(len(data), -1)
+    distance = (flat**2).sum(1)[:, None] + (flat**2).sum(1)[None] - 2 * flat @ flat.T
+    np.fill_diagonal(distance, np.inf)
+    assert (data.labels[distance.argmin(1)] == data.labels).mean() > 0.9
+
+
+def test_sizes_across_chunks() -> None:
+    data = Shapes(name="shapes", num_images=5000, num_classes=7, image_size=8).load(0)
+    assert len(data) == 5000
+    assert np.isfinite(data.images).all()
+    assert float(data.images[4096:].std()) > 0.1

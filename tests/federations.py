@@ -1,0 +1,83 @@
+"""Small federations for tests, and one way to run them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedphd_ray.config import Config, parse_config
+from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.records import Transfer
+from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.progress import RoundRecord
+from fedphd_ray.runtime.run import start_backend
+from fedphd_ray.runtime.state import RunState
+from fedphd_ray.tensors import as_tensor, digest
+
+TINY: dict[str, object] = {
+    "name": "tiny",
+    "seed": 7,
+    "data": {"name": "digits", "num_clients": 6, "partition": {"name": "classes", "classes_per_client": 2}},
+    "model": {"widths": [16, 32], "layers_per_block": 1, "groups": 8, "attention": [False, True], "dropout": 0.1},
+    "strategy": {"name": "fedphd"},
+    "hierarchy": {"num_edges": 2, "cloud_period": 2},
+    "schedule": {"rounds": 4, "clients_per_round": 4, "block_size": 2},
+    "local": {"epochs": 1, "batch_size": 150, "learning_rate": 1.0e-3},
+    "pruning": {"mode": "sparse_then_prune", "round": 2, "ratio": 0.5, "sparsity": 1.0e-4},
+    "evaluation": {"every": 0},
+    "runtime": {"backend": "local", "cpus_per_host": 0.5},
+    "checkpoint": {"every": 0},
+}
+"""Four rounds of six clients: two dense, two pruned; dropout, attention, both tiers and the penalty take part."""
+
+
+def tiny(**sections: object) -> Config:
+    """`TINY` with keys of sections replaced, e.g. `schedule={"rounds": 2}`; a section given with a name replaces all of it."""
+    tree = dict(TINY)
+    for section, change in sections.items():
+        old = tree.get(section)
+        if isinstance(change, dict) and isinstance(old, dict) and "name" not in change:
+            tree[section] = old | change
+        else:
+            tree[section] = change
+    return parse_config(tree)
+
+
+@dataclass
+class Recorder:
+    """A reporter that remembers."""
+
+    rounds: list[RoundRecord] = field(default_factory=list)
+    qualities: list[tuple[int, QualityReport]] = field(default_factory=list)
+
+    def on_quality(self, round: int, quality: QualityReport) -> None:
+        self.qualities.append((round, quality))
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        self.rounds.append(record)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a federation."""
+
+    state: RunState
+    transfers: tuple[Transfer, ...]
+    records: list[RoundRecord]
+
+    @property
+    def sha256(self) -> str:
+        model = self.state.delivered
+        return digest(model.layout.views(as_tensor(model.vector)))
+
+
+def federate(config: Config, backend: Backend | None = None, directory: Path | None = None) -> Outcome:
+    """Runs a federation on the backend that its configuration asks for, or on a given one; nothing is written."""
+    experiment = config.build()
+    if backend is None:
+        with start_backend(experiment, lambda line: None) as started:
+            return federate(config, started.backend, directory)
+    ledger, recorder = Ledger(), Recorder()
+    cloud = Cloud(experiment, backend, ledger=ledger, reporter=recorder, directory=directory)
+    state = cloud.run(cloud.begin())
+    return Outcome(state, tuple(ledger.rows), recorder.rounds)

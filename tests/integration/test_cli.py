@@ -1,0 +1,169 @@
+"""The commands as a person uses them: real processes, real files, exit codes and messages."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from federations import TINY
+from PIL import Image
+
+from fedphd_ray.diffusion.pruned_unet import load_unet
+from fedphd_ray.tensors import digest
+
+LEDGER_COLUMNS = {
+    "round": "int32",
+    "hop": "string",
+    "source": "string",
+    "destination": "string",
+    "kind": "string",
+    "codec": "string",
+    "version": "int32",
+    "num_params": "int64",
+    "num_bytes": "int64",
+    "sim_seconds": "double",
+    "attempt": "int32",
+}
+
+
+def fedphd(*arguments: object, code: int = 0, cwd: Path | None = None, **env: str) -> str:
+    """Runs a command in a process of its own; what it printed."""
+    command = [sys.executable, "-m", "fedphd_ray", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=300, check=False)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    if code == 2:
+        assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    # 64 columns of sinusoids at the base: small, and still exact as a stock network.
+    tree = TINY | {
+        "model": {"widths": [32, 64], "groups": 8, "attention": [False, True]},
+        "pruning": {"mode": "sparse_then_prune", "round": 2, "ratio": 0.25},
+        "evaluation": {"every": 2, "num_samples": 20, "steps": 5},
+        "checkpoint": {"every": 2},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run on an embedded Ray of its own, with authentication as users have it and without a home that can be written."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "HOME": "/proc/none"}
+    arguments = ("run", config, "--set", "runtime.backend=ray", "--set", "runtime.hosts=2", "--out", out)
+    return out, fedphd(*arguments, **env)
+
+
+@pytest.mark.ray
+def test_run_says_what_matters(finished: tuple[Path, str]) -> None:
+    out, said = finished
+    for words in ("placement: 2 hosts", "untrained: FID", "round 2: the network was pruned", "round 4/4", "all hops", str(out)):
+        assert words in said, f"{words!r} is missing in\n{said}"
+
+
+@pytest.mark.ray
+def test_run_directory_is_the_contracts(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rounds"] == 4
+    assert (summary["params_dense"], summary["params_final"]) == (701_345, 396_409)
+    assert (summary["macs_dense"], summary["macs_final"]) == (16_162_016, 9_119_416)
+    assert summary["fid"] > 0
+    assert sum(summary["class_histogram"]) == 20
+    assert 0 <= summary["overhead_fraction"] < 1
+    assert summary["peak_memory_bytes"] > 2**28
+    assert summary["failures"] == []
+    assert "opens with diffusers" in summary["stock_export"]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["round"] for entry in metrics] == [1, 2, 3, 4]
+    assert [("fid" in entry, entry["version"]) for entry in metrics] == [(False, 0), (True, 1), (False, 1), (True, 1)]
+    assert all(len(entry["participants"]) == 4 and set(entry["homogeneity"]) == {"0", "1"} for entry in metrics)
+    table = pq.read_table(out / "ledger")
+    assert {name: str(table.schema.field(name).type) for name in table.schema.names} == LEDGER_COLUMNS
+    assert sum(table["num_bytes"].to_pylist()) == sum(summary["bytes_by_hop"].values())
+    assert Image.open(out / "samples/round-000004.png").size[0] > 300
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["round-000002", "round-000004"]
+    assert yaml.safe_load((out / "config.yaml").read_text())["local"]["clip_norm"] == 1.0
+
+
+@pytest.mark.ray
+def test_the_saved_model_is_the_one_of_the_summary(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    summary = json.loads((out / "summary.json").read_text())
+    assert digest(dict(load_unet(out).named_parameters())) == summary["model_sha256"]
+
+
+@pytest.mark.ray
+def test_stock_diffusers_opens_the_run_without_our_code(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    code = (
+        "import sys, torch; from diffusers import DDIMPipeline; "
+        f"images = DDIMPipeline.from_pretrained({str(out / 'model')!r})(batch_size=2, num_inference_steps=3).images; "
+        "assert len(images) == 2 and images[0].size == (8, 8); "
+        "assert not any(name.startswith('fedphd_ray') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120, cwd="/")
+
+
+@pytest.mark.ray
+def test_plan_predicts_the_ledger(finished: tuple[Path, str], config: Path) -> None:
+    out, _ = finished
+    said = fedphd("plan", config)
+    summary = json.loads((out / "summary.json").read_text())
+    for number in (*summary["bytes_by_hop"].values(), summary["params_final"], summary["macs_final"]):
+        assert f"{number:,}" in said
+
+
+@pytest.mark.ray
+def test_sample_and_evaluate(finished: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = finished
+    fedphd("sample", out, "--num", 6, "--steps", 4, "--seed", 1, "--out", tmp_path / "a.png")
+    fedphd("sample", out / "model", "--num", 6, "--steps", 4, "--seed", 1, "--out", tmp_path / "b.png")
+    fedphd("sample", out, "--num", 6, "--steps", 4, "--seed", 2, "--out", tmp_path / "c.png")
+    first, second, third = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert first == second != third
+    assert "FID" in fedphd("evaluate", out, "--data", "digits", "--num-samples", 20, "--steps", 4)
+
+
+@pytest.mark.ray
+def test_a_run_is_not_overwritten(finished: tuple[Path, str], config: Path) -> None:
+    out, _ = finished
+    assert "fedphd resume" in fedphd("run", config, "--out", out, code=2)
+
+
+def test_refusals_write_nothing_but_the_message(config: Path, tmp_path: Path) -> None:
+    message = fedphd("run", config, "--set", "schedule.rouns=3", "--out", "out", code=2, cwd=tmp_path)
+    assert "did you mean schedule.rounds?" in message
+    message = fedphd("run", config, "--set", "pruning.ratio=0.9", "--out", "out", code=2, cwd=tmp_path)
+    assert "pruning.ratio" in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_resources_no_node_has_are_refused(config: Path, tmp_path: Path) -> None:
+    arguments = ("--set", "runtime.backend=ray", "--set", "runtime.cpus_per_host=512", "--out", "out")
+    message = fedphd("run", config, *arguments, code=2, cwd=tmp_path)
+    assert "room for" in message
+    assert "512 CPUs" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_sampling_from_nothing_is_refused(tmp_path: Path) -> None:
+    assert "expected" in fedphd("sample", tmp_path, "--out", tmp_path / "x.png", code=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_doctor_finds_this_machine_healthy() -> None:
+    said = fedphd("doctor")
+    assert "MISSING" not in said
+    assert "Ray: a session of its own" in said

@@ -1,0 +1,78 @@
+"""A real job on a real cluster: a head node, `ray job submit`, a run directory."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_ports(num: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def environment() -> dict[str, str]:
+    """As on a cluster's node: this interpreter is the `python` on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "RAY_AUTH_MODE": "disabled", "PYTHONWARNINGS": "default"}
+
+
+@pytest.fixture
+def dashboard() -> Iterator[str]:
+    """The address of a head node of two CPUs on the loopback interface; it ends with the test, and nothing else does."""
+    gcs, board, client = free_ports(3)
+    with tempfile.TemporaryDirectory(prefix="fp-") as directory, (Path(directory) / "head.log").open("w") as log:
+        command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={board}", f"--ray-client-server-port={client}"]
+        command += ["--object-store-memory=200000000", f"--temp-dir={directory}", "--min-worker-port=0", "--disable-usage-stats"]
+        head = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(), start_new_session=True)
+        address = f"http://127.0.0.1:{board}"
+        try:
+            _wait_for(f"{address}/api/version", head)
+            yield address
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        assert process.poll() is None, "the head node ended"
+        assert time.monotonic() < deadline, "the head node did not come up"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.5)
+
+
+@pytest.mark.ray
+def test_the_example_runs_as_a_job(dashboard: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [RAY, "job", "submit", f"--address={dashboard}", f"--working-dir={ROOT}", "--"]
+    command += ["python", "-m", "fedphd_ray", "run", "examples/digits.yaml", "--out", str(out)]
+    for override in ("schedule.rounds=3", "pruning.round=2", "local.epochs=1", "local.batch_size=64", "evaluation.every=0"):
+        command += ["--set", override]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "succeeded" in done.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rounds"] == 3
+    assert summary["params_final"] == 396_409
+    assert "2 hosts" in summary["placement"]

@@ -1,0 +1,86 @@
+"""The ledger against closed forms, and against the forecast."""
+
+from collections import Counter
+
+import pytest
+from federations import Outcome, federate, tiny
+
+from fedphd_ray.config import Config
+from fedphd_ray.forecast import forecast
+
+DENSE = {"pruning": {"mode": "none"}}
+FEDAVG = {"strategy": {"name": "fedavg"}}
+
+
+def num_bytes(outcome: Outcome, hop: str, kind: str = "model") -> int:
+    return sum(row.num_bytes for row in outcome.transfers if row.hop == hop and row.kind == kind)
+
+
+def test_hierarchical_fedavg_has_its_closed_form() -> None:
+    """2 K |theta| a round at the edges, 2 M |theta| a cycle at the cloud, 4 bytes a parameter; nothing else travels."""
+    config = tiny(**DENSE, **FEDAVG, schedule={"rounds": 6})
+    outcome, model = federate(config), 4 * forecast(config.build()).dense.params
+    assert num_bytes(outcome, "edge_to_client") == num_bytes(outcome, "client_to_edge") == 6 * 4 * model
+    assert num_bytes(outcome, "cloud_to_edge") == num_bytes(outcome, "edge_to_cloud") == 3 * 2 * model
+    assert {row.kind for row in outcome.transfers} == {"model"}
+    assert {row.hop for row in outcome.transfers} == {"cloud_to_edge", "edge_to_client", "client_to_edge", "edge_to_cloud"}
+
+
+def test_flat_fedavg_has_its_closed_form() -> None:
+    """2 K |theta| a round at the cloud, and no edges."""
+    config = tiny(**DENSE, **FEDAVG, hierarchy={"num_edges": 0, "cloud_period": 1})
+    outcome, cost = federate(config), forecast(config.build())
+    model = 4 * cost.dense.params
+    assert Counter(row.hop for row in outcome.transfers) == {"cloud_to_client": 16, "client_to_cloud": 16}
+    assert num_bytes(outcome, "cloud_to_client") == num_bytes(outcome, "client_to_cloud") == 4 * 4 * model
+    assert cost.cloud_saving == 0.0
+    assert {row.source for row in outcome.transfers if row.hop == "cloud_to_client"} == {"cloud"}
+
+
+def test_label_statistics_are_rows_too() -> None:
+    """Each sampled client hears of every edge and tells its own; edges tell the cloud: 8 bytes a class."""
+    outcome = federate(tiny(**DENSE))
+    assert num_bytes(outcome, "edge_to_client", "statistics") == 4 * 4 * 2 * 80
+    assert num_bytes(outcome, "client_to_edge", "statistics") == 4 * 4 * 80
+    assert num_bytes(outcome, "edge_to_cloud", "statistics") == 2 * 2 * 80
+
+
+def test_rows_before_and_after_pruning_differ_by_the_models() -> None:
+    config = tiny()
+    outcome, cost = federate(config), forecast(config.build())
+    sizes = {(row.round > 2, row.version, row.num_params, row.num_bytes) for row in outcome.transfers if row.kind == "model"}
+    assert sizes == {
+        (False, 0, cost.dense.params, 4 * cost.dense.params),
+        (True, 1, cost.pruned.params, 4 * cost.pruned.params),
+    }
+    assert outcome.state.model.layout.num_params == cost.pruned.params
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny(),
+        tiny(**FEDAVG),
+        tiny(pruning={"mode": "at_init"}),
+        tiny(pruning={"mode": "prune", "round": 1}, schedule={"rounds": 5}),
+        tiny(pruning={"mode": "prune", "round": 3}, local={"optimizer_state": "per_client"}, schedule={"rounds": 6}),
+        tiny(**FEDAVG, hierarchy={"num_edges": 0, "cloud_period": 1}, local={"optimizer_state": "per_client"}),
+        tiny(hierarchy={"num_edges": 5, "cloud_period": 3}, schedule={"clients_per_round": 2}),
+        tiny(data={"name": "digits", "num_clients": 5, "partition": {"name": "dirichlet", "alpha": 0.1}}),
+    ],
+    ids=["fedphd", "fedavg", "at init", "prune", "kept moments", "flat", "many edges", "dirichlet"],
+)
+def test_the_forecast_is_the_ledger_to_the_byte(config: Config) -> None:
+    outcome = federate(config)
+    sums: Counter[str] = Counter()
+    for row in outcome.transfers:
+        sums[row.hop] += row.num_bytes
+    assert forecast(config.build()).bytes_by_hop == sums
+
+
+def test_rounds_account_for_every_row() -> None:
+    outcome = federate(tiny())
+    assert sum(sum(record.bytes_by_hop.values()) for record in outcome.records) == sum(row.num_bytes for row in outcome.transfers)
+    for record in outcome.records:
+        trained = {row.source for row in outcome.transfers if row.round == record.round and row.hop == "client_to_edge"}
+        assert trained == {f"client/{client}" for client in record.participants}

@@ -1,0 +1,44 @@
+"""Placement: decided by a pure function, refused with numbers."""
+
+import pytest
+
+from fedphd_ray.errors import ResourceError
+from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide, host_bytes
+
+LAPTOP = Node(cpus=8, gpus=0, memory_bytes=16 * 2**30)
+DEMAND = Demand(num_clients=20, blocks_per_round=5, model_bytes=3e6)
+
+
+def test_auto_starts_as_many_hosts_as_can_be_busy() -> None:
+    placement = decide(RuntimeConfig(), [LAPTOP], DEMAND)
+    assert (placement.num_hosts, placement.dedicated) == (5, False)
+    assert decide(RuntimeConfig(), [Node(2, 0, 2**34)], DEMAND).num_hosts == 2
+
+
+def test_memory_limits_too() -> None:
+    small = Node(cpus=64, gpus=0, memory_bytes=int(3 * host_bytes(3e6) / 0.8) + 1)
+    assert decide(RuntimeConfig(), [small], DEMAND).num_hosts == 3
+
+
+def test_fractions_of_gpus() -> None:
+    gpu = Node(cpus=16, gpus=1, memory_bytes=2**36)
+    config = RuntimeConfig(gpus_per_host=0.1, hosts=10)
+    assert decide(config, [gpu], DEMAND).num_hosts == 10
+    with pytest.raises(ResourceError, match="room for 10"):
+        decide(config.model_copy(update={"hosts": 11}), [gpu], DEMAND)
+
+
+def test_a_host_must_fit_on_one_node() -> None:
+    nodes = [Node(3, 0, 2**34)] * 4
+    assert decide(RuntimeConfig(cpus_per_host=2), nodes, DEMAND).num_hosts == 4
+    with pytest.raises(ResourceError, match=r"runtime\.hosts"):
+        decide(RuntimeConfig(cpus_per_host=4), nodes, DEMAND)
+    with pytest.raises(ResourceError):
+        decide(RuntimeConfig(gpus_per_host=1), nodes, DEMAND)
+
+
+def test_dedicated_is_one_host_per_client_or_a_refusal_with_the_number() -> None:
+    placement = decide(RuntimeConfig(placement="dedicated", cpus_per_host=0.25), [LAPTOP], DEMAND)
+    assert (placement.num_hosts, placement.dedicated) == (20, True)
+    with pytest.raises(ResourceError, match="room for 20 host processes"):
+        decide(RuntimeConfig(placement="dedicated"), [LAPTOP], DEMAND)
