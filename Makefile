@@ -14,10 +14,12 @@ help:  ## say what there is
 install: $(STAMP)  ## make the virtual environment, and nothing else
 
 # torch comes first, pinned: asked for through another package it could be another, much larger build.
+# Modules are compiled when they are first imported: most of what the big packages bring never is.
+unexport PYTHONDONTWRITEBYTECODE
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $$(grep '^torch==' constraints.txt)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --no-compile $$(grep '^torch==' constraints.txt)
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(STAMP)  ## train, prune and judge a diffusion model of digits (a few minutes)

@@ -36,7 +36,7 @@ class ImageDataset:
         assert self.images.shape[2] == self.images.shape[3], "images must be square"
         assert self.labels.shape == (len(self.images),)
         assert self.labels.dtype == np.int64
-        assert not len(self) or (0 <= self.labels.min() and self.labels.max() < self.num_classes)
+        assert not len(self) or (self.labels.min() >= 0 and self.labels.max() < self.num_classes)
 
     def __len__(self) -> int:
         return len(self.images)

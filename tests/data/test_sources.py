@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from fedphd_ray.data.sources import Digits, Shapes
+from fedphd_ray.data.partition import Classes
+from fedphd_ray.data.sources import DataSource, Digits, ImageDataset, Shapes
 
 
 def test_digits_are_the_real_ones() -> None:
@@ -25,14 +27,45 @@ def test_shapes_are_drawn_from_the_seed() -> None:
     assert len(np.unique(first.images.reshape(300, -1), axis=0)) == 300
 
 
-@pytest.mark.parametrize("num_classes", [1, 3, 10, 37])
+@pytest.mark.parametrize("num_classes", [1, 3, 10, 25])
 def test_classes_of_shapes_can_be_told_apart(num_classes: int) -> None:
     """The nearest neighbour among other images is nearly always of the same class: a class is a shape and a hue."""
-    data = Shapes(name="shapes", num_images=num_classes * 40, num_classes=num_classes, image_size=12).load(5)
+    data = Shapes(name="shapes", num_images=num_classes * 80, num_classes=num_classes, image_size=12).load(5)
     flat = data.images.reshape(len(data), -1)
     distance = (flat**2).sum(1)[:, None] + (flat**2).sum(1)[None] - 2 * flat @ flat.T
     np.fill_diagonal(distance, np.inf)
     assert (data.labels[distance.argmin(1)] == data.labels).mean() > 0.9
+
+
+def test_what_is_no_image_data_set_is_refused() -> None:
+    images, labels = np.zeros((2, 1, 8, 8), np.float32), np.array([0, 1])
+    ImageDataset("fine", images, labels, 2)
+    for wrong in (
+        (images[..., :4], labels, 2),
+        (images.astype(np.float64), labels, 2),
+        (images, labels[:1], 2),
+        (images, labels, 1),
+    ):
+        with pytest.raises(AssertionError):
+            ImageDataset("wrong", *wrong)
+
+
+def test_the_hash_is_of_the_content() -> None:
+    images, labels = np.zeros((2, 1, 8, 8), np.float32), np.array([0, 1])
+    reference = ImageDataset("a", images, labels, 2).content_hash
+    assert ImageDataset("b", images.copy(), labels.copy(), 2).content_hash == reference
+    assert ImageDataset("a", images[:, :, ::-1], labels, 2).content_hash == reference  # all zeros, only strided otherwise
+    others = (images + 1, labels, 2), (images, labels[::-1], 2), (images, labels, 3), (images.reshape(2, 4, 4, 4), labels, 2)
+    assert len({reference, *(ImageDataset("a", *other).content_hash for other in others)}) == 5
+
+
+def test_sources_are_chosen_by_name() -> None:
+    adapter: TypeAdapter[object] = TypeAdapter(DataSource)
+    assert adapter.validate_python({"name": "digits"}) == Digits(num_clients=20, partition=Classes(classes_per_client=2))
+    assert isinstance(adapter.validate_python({"name": "shapes", "num_images": 10}), Shapes)
+    for wrong in ({"name": "digit"}, {"name": "digits", "num_images": 10}, {"name": "shapes", "image_size": 4}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
 
 
 def test_sizes_across_chunks() -> None:

@@ -1,14 +1,17 @@
 """The noise process against diffusers' own."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
+from fedphd_ray.errors import ModelFileError
 
 IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -30,7 +33,34 @@ def test_noising_is_diffusers() -> None:
     process, stock = NoiseProcess(ProcessConfig()), DDPMScheduler(num_train_timesteps=1000)
     generator = torch.Generator().manual_seed(1)
     noise, t = torch.randn(IMAGES.shape, generator=generator), torch.randint(1000, (64,), generator=generator)
-    assert torch.allclose(process.add_noise(IMAGES, noise, t), stock.add_noise(IMAGES, noise, t), atol=1e-6)
+    assert torch.allclose(process.add_noise(IMAGES, noise, t), stock.add_noise(IMAGES, noise, t), rtol=0, atol=1e-6)
+
+
+def test_first_and_last_level_are_ddpms() -> None:
+    """alpha_bar_0 = 1 - 1e-4; alpha_bar_999 = prod over t of (1 - beta_t), beta from 1e-4 to 0.02, = 4.0358e-5."""
+    (first, _), (signal, sigma) = NoiseProcess(ProcessConfig()).levels([0, 999])
+    assert first**2 == pytest.approx(1 - 1e-4, rel=1e-6)
+    assert signal**2 == pytest.approx(4.0358e-5, rel=1e-3)
+    assert signal**2 + sigma**2 == pytest.approx(1, rel=1e-6)
+
+
+def test_variances_that_shrink_are_refused() -> None:
+    with pytest.raises(ValidationError, match="must not be smaller than beta_start"):
+        ProcessConfig(beta_start=0.1, beta_end=0.01)
+
+
+def test_the_loss_has_the_gradient_of_its_definition() -> None:
+    """A network that predicts c everywhere: d/dc mean (c - eps)^2 = 2 (c - mean eps)."""
+    c = nn.Parameter(torch.tensor(0.5))
+    loss = NoiseProcess(ProcessConfig()).loss(
+        lambda x, t: SimpleNamespace(sample=c.expand_as(x)),
+        IMAGES,
+        torch.Generator().manual_seed(4),  # type: ignore[arg-type]
+    )
+    loss.backward()
+    mean = float(torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(4)).mean())
+    assert c.grad is not None
+    assert float(c.grad) == pytest.approx(2 * (0.5 - mean), abs=1e-5)
 
 
 def test_loss_is_the_error_of_the_noise() -> None:
@@ -60,3 +90,21 @@ def test_the_saved_scheduler_brings_the_process_back(tmp_path: Path) -> None:
     NoiseProcess(config).ddim_scheduler().save_pretrained(tmp_path / "model" / "scheduler")
     assert load_process(tmp_path).config == load_process(tmp_path / "model").config == config
     assert load_process(tmp_path / "elsewhere").config == ProcessConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("prediction_type", '"v_prediction"', "v_prediction"),
+        ("beta_schedule", '"scaled_linear"', "scaled_linear"),
+        ("beta_end", "3.0", "less than 1"),
+        ("num_train_timesteps", '"many"', "integer"),
+        (None, "{", "expected"),
+    ],
+)
+def test_a_scheduler_that_is_another_one_is_refused(tmp_path: Path, name: str | None, value: str, words: str) -> None:
+    NoiseProcess(ProcessConfig()).ddim_scheduler().save_pretrained(tmp_path / "scheduler")
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: json.loads(value)}) if name else value)
+    with pytest.raises(ModelFileError, match=words):
+        load_process(tmp_path)

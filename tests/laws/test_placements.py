@@ -3,9 +3,12 @@
 from functools import cache
 
 import pytest
+import ray
 from federations import federate, tiny
 
 from fedphd_ray.config import Config
+from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.run import start_backend
 
 STRATEGIES = {
     "fedphd": {"strategy": {"name": "fedphd"}},
@@ -27,39 +30,47 @@ def reference(name: str) -> str:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("hosts", [1, 2, 3])
 @pytest.mark.parametrize("name", ["fedphd", "fedavg"])
-def test_pooled_hosts_give_the_bits_of_one_process(name: str, hosts: int) -> None:
-    runtime = {"backend": "ray", "placement": "pooled", "hosts": hosts}
-    outcome = federate(config(name, runtime=runtime))
-    assert outcome.sha256 == reference(name)
-    assert outcome.records[0].slots == hosts
+def test_any_number_of_shared_hosts_gives_the_bits_of_one_process(name: str) -> None:
+    chosen = config(name, runtime={"backend": "ray", "placement": "pooled", "hosts": 3})
+    with start_backend(chosen.build(), lambda line: None) as started:
+        assert isinstance(started.backend, RayBackend)
+        for hosts in (3, 2, 1):
+            for surplus in started.backend._hosts[hosts:]:
+                ray.kill(surplus)
+            del started.backend._hosts[hosts:]
+            outcome = federate(chosen, started.backend)
+            assert outcome.records[0].slots == hosts
+            assert outcome.sha256 == reference(name)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_host_per_client_gives_the_bits_of_one_process(name: str) -> None:
-    outcome = federate(config(name, runtime={"backend": "ray", "placement": "dedicated"}))
-    assert outcome.sha256 == reference(name)
-    assert outcome.records[0].slots == 6
+def test_a_host_per_client_gives_the_bits_of_one_process() -> None:
+    five = {"name": "digits", "num_clients": 5, "partition": {"name": "dirichlet", "alpha": 0.3}}
+    chosen = config("fedavg", data=five, runtime={"backend": "ray", "placement": "dedicated"})
+    outcome = federate(chosen)
+    assert outcome.records[0].slots == 5
+    assert outcome.sha256 == federate(config("fedavg", data=five)).sha256
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_ten_dedicated_hosts_share_one_gpu() -> None:
+    """Fractions of a GPU are scheduled (Ray's books hold one); the bits stay those of one process."""
+    ten = {"name": "digits", "num_clients": 10, "partition": {"name": "classes", "classes_per_client": 2}}
+    runtime = {"backend": "ray", "cpus_per_host": 0.1, "gpus_per_host": 0.1, "placement": "dedicated"}
+    outcome = federate(config("fedphd", data=ten, runtime=runtime))
+    assert outcome.records[0].slots == 10
+    assert outcome.sha256 == federate(config("fedphd", data=ten)).sha256
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ["flat fedavg", "fedphd with kept moments"])
 def test_automatic_placement_gives_the_bits_of_one_process(name: str) -> None:
-    assert federate(config(name, runtime={"backend": "ray"})).sha256 == reference(name)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_ten_hosts_share_one_gpu() -> None:
-    """Fractions of a GPU are scheduled (Ray's books hold one); the bits stay those of one process."""
-    runtime = {"backend": "ray", "hosts": 10, "cpus_per_host": 0.1, "gpus_per_host": 0.1, "placement": "pooled"}
-    outcome = federate(config("fedphd", runtime=runtime))
-    assert outcome.records[0].slots == 10
-    assert outcome.sha256 == reference("fedphd")
+    chosen = config(name, runtime={"backend": "ray", "cpus_per_host": 2})
+    assert federate(chosen).sha256 == reference(name)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
