@@ -5,7 +5,7 @@ import os
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports ray
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"
+os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"  # noqa: SIM112 - Ray spells it so
 os.environ.pop("RAY_ADDRESS", None)
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def _poisoned_generators() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray session for all tests, with a GPU that exists only in Ray's books."""
-    import ray
+    import ray  # noqa: PLC0415 - after its environment, and only where it is needed
 
     ray.init(
         address="local",

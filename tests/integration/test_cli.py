@@ -90,7 +90,8 @@ def test_run_directory_is_the_contracts(finished: tuple[Path, str]) -> None:
     table = pq.read_table(out / "ledger")
     assert {name: str(table.schema.field(name).type) for name in table.schema.names} == LEDGER_COLUMNS
     assert sum(table["num_bytes"].to_pylist()) == sum(summary["bytes_by_hop"].values())
-    assert Image.open(out / "samples/round-000004.png").size[0] > 300
+    with Image.open(out / "samples/round-000004.png") as picture:
+        assert picture.size[0] > 300
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["round-000002", "round-000004"]
     assert yaml.safe_load((out / "config.yaml").read_text())["local"]["clip_norm"] == 1.0
 

@@ -14,7 +14,7 @@ from fedphd_ray.runtime.ray_backend import RayBackend
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_error_of_a_client_arrives_whole() -> None:
-    """Images of two channels do not fit the network: the message names client, edge and round, and shows the client's own error."""
+    """Images of two channels do not fit the network: the message names client, edge and round, and shows the error itself."""
     config = tiny(runtime={"backend": "ray"})
     setup = config.build().host_setup()
     broken = replace(setup, images=np.repeat(setup.images, 2, axis=1))

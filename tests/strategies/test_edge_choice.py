@@ -1,4 +1,4 @@
-"""FedPhD's edge choice over thousands of rounds, against the published simulation of the authors' rule (20 clients, 4 a round)."""
+"""FedPhD's edge choice over many rounds, against the published simulation of the authors' rule (20 clients, 4 a round)."""
 
 import numpy as np
 import pytest
