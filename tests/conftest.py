@@ -9,10 +9,14 @@ os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"  # noqa: SIM1
 os.environ.pop("RAY_ADDRESS", None)
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from fedphd_ray.runtime.actor_pool import ActorPool
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,3 +59,14 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
+    """Ten client hosts that share one GPU (a tenth each), and edge servers, for all federations of the session."""
+    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
+    from fedphd_ray.runtime.placement import RuntimeConfig  # noqa: PLC0415
+
+    with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
+        pool.ensure(10, 2)
+        yield pool

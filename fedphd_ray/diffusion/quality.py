@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from fedphd_ray.diffusion.features import NUM_FEATURES, FeatureNetwork
+from fedphd_ray.diffusion.features import FeatureNetwork
 from fedphd_ray.diffusion.sampling import SAMPLER
 from fedphd_ray.errors import DataError, UserError
 from fedphd_ray.seeds import Purpose, global_torch_seed
@@ -56,7 +56,7 @@ class QualityMeter:
             raise DataError("data", expected="at least 2 images to compare samples with", found=str(len(images)))
         self._network = network
         self._num_real = len(images)
-        given = _Features()
+        given = _Features(network.num_features)
         self._fid = FrechetInceptionDistance(feature=given, reset_real_features=False).set_dtype(torch.float64)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")  # of its memory: 64 numbers an image
@@ -89,7 +89,7 @@ class QualityMeter:
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        """Float64 [B, 64], because covariances and cubes of float32 features lose digits."""
+        """Float64 [B, num_features], because covariances and cubes of float32 features lose digits."""
         features: Tensor = self._network(images).double()
         return features
 
@@ -107,4 +107,6 @@ class QualityMeter:
 class _Features(nn.Identity):
     """Stands where torchmetrics expects the network: it is given features already."""
 
-    num_features = NUM_FEATURES
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features

@@ -58,6 +58,3 @@ class Backend(Protocol):
 
     def peak_memory_bytes(self) -> int:
         """Largest memory of all processes that this backend started, added up, in bytes."""
-
-    def close(self) -> None:
-        """Ends all processes that this backend started."""

@@ -17,7 +17,6 @@ from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.channel import Channel
 from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalResult, train_client
-from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import (
     ClientReport,
@@ -75,19 +74,19 @@ class ClientHost:
 
     Args:
         setup: shared by all hosts.
-        index: number of this host.
     """
 
-    def __init__(self, setup: HostSetup, index: int) -> None:
+    def __init__(self, setup: HostSetup) -> None:
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._index = index
         self._device = torch.device("cuda" if setup.use_gpu and torch.cuda.is_available() else "cpu")
         self._images = as_tensor(setup.images)
         self._models: dict[int, FlatModel] = {}
 
-    def __repr__(self) -> str:
-        return f"host/{self._index}"
+    @property
+    def keeps_states(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return self._setup.local.keeps_state
 
     def train(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], states: Sequence[ClientState | None]
@@ -130,17 +129,6 @@ class ClientHost:
             train_seconds=train_seconds,
         )
         return partial, kept_states
-
-    def train_block(
-        self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
-    ) -> PartialUpdate | tuple[PartialUpdate | ClientState | None, ...]:
-        """`train` as a remote method: every result is an object of its own, each client's kept state too."""
-        partial, kept = self.train(payload, order, clients, states)
-        return (partial, *kept) if self._setup.local.keeps_state else partial
-
-    def peak_memory_bytes(self) -> int:
-        """Largest resident size of this process so far, in bytes."""
-        return peak_memory_bytes()
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """Images [chunk.size, C, H, W] in [0, 1] from a model; the noise is keyed by (seed, round, chunk)."""

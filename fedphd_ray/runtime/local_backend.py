@@ -19,7 +19,7 @@ class LocalBackend:
 
     def __init__(self, setup: HostSetup) -> None:
         self._threads_before = torch.get_num_threads()
-        self._host = ClientHost(setup, 0)
+        self._host = ClientHost(setup)
         self._edges = {edge: EdgeServer(edge, setup.threads) for edge in setup.topology.aggregators}
 
     def put(self, value: Payload | ClientState) -> Handle:

@@ -1,13 +1,12 @@
 """Rounds on Ray actors: client hosts and edge servers, driven from here.
 
-The driver owns every actor and object. Hosts return sums that only the edge reads; the driver passes references on and reads
+The driver owns every object. Hosts return sums that only the edge reads; the driver passes references on and reads
 reports. Which host takes which block follows who is free; what is added to what is the plan's, so results do not depend on it.
 """
 
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,16 +14,14 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from fedphd_ray.errors import FedPhDError, ResourceError, RunFailedError
+from fedphd_ray.errors import FedPhDError, RunFailedError
 from fedphd_ray.records import Block, ClientState, EdgeReport, Payload
+from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
-from fedphd_ray.runtime.edge_server import EdgeServer
+from fedphd_ray.runtime.client_host import HostSetup, SampleChunk
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
 
 IN_FLIGHT_PER_HOST = 2  # one trains, one waits in the actor's queue: no gap between blocks
-Started = Callable[[int, int], None]
-Actor = Any  # Ray makes the remote methods of an actor's class at run time
 Ref = Any
 
 
@@ -45,34 +42,20 @@ class RayBackend:
         setup: for every host; put into the object store once.
         placement: how many hosts, dedicated or shared.
         config: resources per host and deadlines.
-        on_start: called with (ready, wanted) actors while they start.
+        pool: where the actors come from; they are not ended here.
     """
 
-    def __init__(
-        self, setup: HostSetup, placement: Placement, config: RuntimeConfig, on_start: Started = lambda ready, wanted: None
-    ) -> None:
+    def __init__(self, setup: HostSetup, placement: Placement, config: RuntimeConfig, pool: ActorPool) -> None:
         self._config = config
         self._placement = placement
         self._sizes = [len(indices) for indices in setup.client_indices]
         self._keeps_states = setup.local.keeps_state
+        num_edges = len(setup.topology.aggregators)
+        pool.ensure(placement.num_hosts, num_edges)
+        self._hosts, self._edges = pool.hosts[: placement.num_hosts], pool.edges[:num_edges]
         setup_ref = ray.put(setup)
-        host_class, edge_class = ray.remote(ClientHost), ray.remote(EdgeServer)
-        run = secrets.token_hex(4)  # names are for people; two runs in one namespace must not collide
-        host_options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host}
-        self._hosts: list[Actor] = [
-            host_class.options(name=f"{run}:host/{index}", **host_options).remote(setup_ref, index)
-            for index in range(placement.num_hosts)
-        ]
-        # Edges wait and add; a CPU slot of their own would take one from training.
-        self._edges: dict[int, Actor] = {
-            edge: edge_class.options(name=f"{run}:edge/{edge}", num_cpus=0).remote(edge, setup.threads)
-            for edge in setup.topology.aggregators
-        }
-        try:
-            self._wait_until_ready(on_start)
-        except BaseException:
-            self.close()
-            raise
+        deadline = time.monotonic() + config.start_timeout_seconds
+        self._get_all([host.begin.remote(setup_ref) for host in self._hosts], deadline, "hosts' setup")
 
     @property
     def slots(self) -> int:
@@ -126,14 +109,9 @@ class RayBackend:
 
     def peak_memory_bytes(self) -> int:
         """Sum over all actors of the largest resident size of each; shared memory counts in each of them."""
-        actors = [*self._hosts, *self._edges.values()]
+        actors = [*self._hosts, *self._edges]
         peaks = self._get_all([actor.peak_memory_bytes.remote() for actor in actors], time.monotonic() + 30, "memory figures")
         return sum(peaks)
-
-    def close(self) -> None:
-        """Kills the actors."""
-        for actor in [*self._hosts, *self._edges.values()]:
-            ray.kill(actor)
 
     def _units(self, tasks: Sequence[EdgeTask]) -> list[_Unit]:
         units = []
@@ -172,23 +150,6 @@ class RayBackend:
         refs = call.remote(task.model, task.order, clients, *states)
         return list(refs) if self._keeps_states else [refs]
 
-    def _wait_until_ready(self, on_start: Started) -> None:
-        actors = [*self._hosts, *self._edges.values()]
-        pending = [actor.__ray_ready__.remote() for actor in actors]
-        deadline = time.monotonic() + self._config.start_timeout_seconds
-        on_start(0, len(actors))
-        while pending:
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                raise ResourceError(
-                    "runtime",
-                    expected=f"{len(actors)} actors ready within {self._config.start_timeout_seconds:g} s",
-                    found=f"{len(pending)} still waiting; free: {_free_resources()}",
-                    remedy="ask for fewer hosts or less per host, wait for other jobs, or raise runtime.start_timeout_seconds",
-                )
-            self._get_all(done, deadline, "actor start")
-            on_start(len(actors) - len(pending), len(actors))
-
     def _get(self, handle: Handle) -> object:
         return self._get_all([handle], time.monotonic() + self._config.round_timeout_seconds, "object transfer")[0]
 
@@ -203,8 +164,3 @@ class RayBackend:
             raise RunFailedError(f"{what} failed:\n{error}") from error
         except ray.exceptions.RayError as error:
             raise RunFailedError(f"{what} failed: {error}") from error
-
-
-def _free_resources() -> str:
-    free = ray.available_resources()
-    return ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))

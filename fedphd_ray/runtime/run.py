@@ -137,24 +137,17 @@ def start_backend(experiment: Experiment, say: Say) -> Iterator[Started]:
         return
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
+    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
     from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
     from fedphd_ray.runtime.ray_session import cluster_nodes, ray_session  # noqa: PLC0415
 
-    demand = experiment.demand(model_bytes)
+    demand, runtime = experiment.demand(model_bytes), experiment.runtime
     store_bytes = experiment.dataset.images.nbytes + 4 * model_bytes * (demand.blocks_per_round + 8)
     with ray_session(f"fedphd-{experiment.name}-{secrets.token_hex(4)}", store_bytes):
-        placement = decide(experiment.runtime, cluster_nodes(), demand)
+        placement = decide(runtime, cluster_nodes(), demand)
         say(f"placement: {placement.reason}")
-        ray_backend = RayBackend(
-            experiment.host_setup(),
-            placement,
-            experiment.runtime,
-            lambda ready, wanted: say(f"starting actors: {ready} of {wanted} ready"),
-        )
-        try:
-            yield Started(ray_backend, placement.reason)
-        finally:
-            ray_backend.close()
+        with ActorPool(runtime, lambda ready, wanted: say(f"starting actors: {ready} of {wanted} ready")) as pool:
+            yield Started(RayBackend(experiment.host_setup(), placement, runtime, pool), placement.reason)
 
 
 __all__ = ["RunFailedError", "Summary", "resume", "run", "start_backend"]

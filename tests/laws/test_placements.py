@@ -3,18 +3,24 @@
 from functools import cache
 
 import pytest
-import ray
 from federations import federate, tiny
 
 from fedphd_ray.config import Config
+from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.placement import Placement
 from fedphd_ray.runtime.ray_backend import RayBackend
-from fedphd_ray.runtime.run import start_backend
 
 STRATEGIES = {
     "fedphd": {"strategy": {"name": "fedphd"}},
     "fedavg": {"strategy": {"name": "fedavg"}},
     "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": {"num_edges": 0, "cloud_period": 1}},
     "fedphd with kept moments": {"local": {"optimizer_state": "per_client"}},
+}
+PLACEMENTS = {
+    "one shared host": Placement(1, dedicated=False, reason=""),
+    "two shared hosts": Placement(2, dedicated=False, reason=""),
+    "three shared hosts": Placement(3, dedicated=False, reason=""),
+    "a host per client": Placement(6, dedicated=True, reason=""),
 }
 
 
@@ -29,48 +35,30 @@ def reference(name: str) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", ["fedphd", "fedavg"])
-def test_any_number_of_shared_hosts_gives_the_bits_of_one_process(name: str) -> None:
-    chosen = config(name, runtime={"backend": "ray", "placement": "pooled", "hosts": 3})
-    with start_backend(chosen.build(), lambda line: None) as started:
-        assert isinstance(started.backend, RayBackend)
-        for hosts in (3, 2, 1):
-            for surplus in started.backend._hosts[hosts:]:
-                ray.kill(surplus)
-            del started.backend._hosts[hosts:]
-            outcome = federate(chosen, started.backend)
-            assert outcome.records[0].slots == hosts
-            assert outcome.sha256 == reference(name)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_placement_gives_the_bits_of_one_process(name: str, placement: str, actor_pool: ActorPool) -> None:
+    chosen = config(name)
+    backend = RayBackend(chosen.build().host_setup(), PLACEMENTS[placement], chosen.runtime, actor_pool)
+    outcome = federate(chosen, backend)
+    assert outcome.records[0].slots == PLACEMENTS[placement].num_hosts
+    assert outcome.sha256 == reference(name)
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_host_per_client_gives_the_bits_of_one_process() -> None:
-    five = {"name": "digits", "num_clients": 5, "partition": {"name": "dirichlet", "alpha": 0.3}}
-    chosen = config("fedavg", data=five, runtime={"backend": "ray", "placement": "dedicated"})
-    outcome = federate(chosen)
-    assert outcome.records[0].slots == 5
-    assert outcome.sha256 == federate(config("fedavg", data=five)).sha256
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_ten_dedicated_hosts_share_one_gpu() -> None:
+def test_ten_dedicated_hosts_share_one_gpu(actor_pool: ActorPool) -> None:
     """Fractions of a GPU are scheduled (Ray's books hold one); the bits stay those of one process."""
-    ten = {"name": "digits", "num_clients": 10, "partition": {"name": "classes", "classes_per_client": 2}}
-    runtime = {"backend": "ray", "cpus_per_host": 0.1, "gpus_per_host": 0.1, "placement": "dedicated"}
-    outcome = federate(config("fedphd", data=ten, runtime=runtime))
-    assert outcome.records[0].slots == 10
-    assert outcome.sha256 == federate(config("fedphd", data=ten)).sha256
+    chosen = config("fedphd", data={"name": "digits", "num_clients": 10, "partition": {"name": "dirichlet", "alpha": 0.3}})
+    backend = RayBackend(chosen.build().host_setup(), Placement(10, True, ""), chosen.runtime, actor_pool)
+    assert federate(chosen, backend).sha256 == federate(chosen).sha256
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", ["flat fedavg", "fedphd with kept moments"])
-def test_automatic_placement_gives_the_bits_of_one_process(name: str) -> None:
-    chosen = config(name, runtime={"backend": "ray", "cpus_per_host": 2})
-    assert federate(chosen).sha256 == reference(name)
+def test_automatic_placement_gives_the_bits_of_one_process() -> None:
+    """With actors of its own, started by the run and ended with it."""
+    chosen = config("fedphd", runtime={"backend": "ray", "cpus_per_host": 1})
+    assert federate(chosen).sha256 == reference("fedphd")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -141,7 +141,7 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     state = initial_state(experiment.spec, 1)
     layout = Layout.of(state)
     payload = Payload(layout.flatten(state).numpy(), layout, 0)
-    host, order = ClientHost(experiment.host_setup(), 0), LocalOrder(1, 0, 1.0, 0.0)
+    host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0)
     both, _ = host.train(payload, order, (1, 4), (None, None))
     singles = [host.train(payload, order, (client,), (None,))[0] for client in (1, 4)]
     assert np.array_equal(both.total, singles[0].total + singles[1].total)

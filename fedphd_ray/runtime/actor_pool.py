@@ -1,0 +1,140 @@
+"""Client hosts and edge servers as Ray actors: started together, and kept for one run after another."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from fedphd_ray.errors import ResourceError, RunFailedError
+from fedphd_ray.memory import peak_memory_bytes
+from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
+from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.edge_server import EdgeServer
+from fedphd_ray.runtime.placement import RuntimeConfig
+
+OnStart = Callable[[int, int], None]
+Actor = Any  # Ray makes the remote methods of an actor's class at run time
+
+
+class HostActor:
+    """The process of a `ClientHost`. It outlives runs: imports take seconds, a new setup none."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._host: ClientHost | None = None
+
+    def __repr__(self) -> str:
+        return f"host/{self._index}"
+
+    def begin(self, setup: HostSetup) -> None:
+        """Forgets the former run, if there was one."""
+        self._host = ClientHost(setup)
+
+    def train_block(
+        self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
+    ) -> PartialUpdate | tuple[PartialUpdate | ClientState | None, ...]:
+        """`ClientHost.train`, every result an object of its own: the partial update, and what each client keeps, if anything."""
+        partial, kept = self._running.train(payload, order, clients, states)
+        return (partial, *kept) if self._running.keeps_states else partial
+
+    def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
+        """See `ClientHost.sample`."""
+        return self._running.sample(payload, chunk)
+
+    def peak_memory_bytes(self) -> int:
+        """Largest resident size of this process so far, in bytes."""
+        return peak_memory_bytes()
+
+    @property
+    def _running(self) -> ClientHost:
+        assert self._host is not None, "begin comes first"
+        return self._host
+
+
+class ActorPool:
+    """Actors of one size, as many as the runs so far have needed.
+
+    Args:
+        config: resources per host, torch threads and the deadline for starting.
+        on_start: called with (ready, wanted) actors while they start.
+    """
+
+    def __init__(self, config: RuntimeConfig, on_start: OnStart = lambda ready, wanted: None) -> None:
+        self._config = config
+        self._on_start = on_start
+        self._name = secrets.token_hex(4)  # names are for people; two pools in one namespace must not collide
+        self.hosts: list[Actor] = []
+        self.edges: list[Actor] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def ensure(self, num_hosts: int, num_edges: int) -> None:
+        """Starts what is missing, all at once, and waits until it is ready.
+
+        Raises:
+            ResourceError: not all are ready before the deadline.
+        """
+        config, name = self._config, self._name
+        host_class, edge_class = ray.remote(HostActor), ray.remote(EdgeServer)
+        hosts = [
+            host_class.options(name=f"{name}:host/{index}", num_cpus=config.cpus_per_host, num_gpus=config.gpus_per_host).remote(
+                index
+            )
+            for index in range(len(self.hosts), num_hosts)
+        ]
+        # Edges wait and add; a CPU slot of their own would take one from training.
+        edges = [
+            edge_class.options(name=f"{name}:edge/{edge}", num_cpus=0).remote(edge, config.threads_per_host)
+            for edge in range(len(self.edges), num_edges)
+        ]
+        try:
+            self._wait_until_ready([*hosts, *edges])
+        except BaseException:
+            _kill([*hosts, *edges])
+            raise
+        self.hosts += hosts
+        self.edges += edges
+
+    def close(self) -> None:
+        """Kills the actors."""
+        _kill([*self.hosts, *self.edges])
+        self.hosts.clear()
+        self.edges.clear()
+
+    def _wait_until_ready(self, actors: Sequence[Actor]) -> None:
+        seconds, total = self._config.start_timeout_seconds, len(actors)
+        pending = [actor.__ray_ready__.remote() for actor in actors]
+        deadline = time.monotonic() + seconds
+        while pending:
+            self._on_start(total - len(pending), total)
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                raise ResourceError(
+                    "runtime",
+                    expected=f"{total} actors ready within {seconds:g} s",
+                    found=f"{len(pending)} still waiting; free: {_free_resources()}",
+                    remedy="ask for fewer hosts or less per host, wait for other jobs, or raise runtime.start_timeout_seconds",
+                )
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise RunFailedError(f"actor start failed: {error}") from error
+        self._on_start(total, total)
+
+
+def _kill(actors: Sequence[Actor]) -> None:
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _free_resources() -> str:
+    free = ray.available_resources()
+    return ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))
