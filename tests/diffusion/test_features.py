@@ -45,7 +45,7 @@ def test_features_have_one_scale() -> None:
     """About mean 0 and variance 1 over the data, each; so FID and KID are not the affair of a few directions."""
     network = load_feature_network(DIGITS.images, DIGITS.labels, 10, default_cache_dir())
     values = network(torch.from_numpy(DIGITS.images / 2 + 0.5))
-    assert values.shape == (1797, network.num_features) == (1797, 64)
+    assert values.shape == (1797, network.num_features) == (1797, 32)
     assert float(values.mean(0).abs().max()) < 0.5
     assert float(values.std(0).min()) > 0.3
     assert float(values.std(0).max()) < 2
@@ -56,7 +56,7 @@ def test_images_of_all_sizes(size: int, channels: int) -> None:
     with torch.device("meta"):
         network = FeatureNetwork(channels, size, 7).eval()
         images = torch.zeros(2, channels, size, size)
-    assert network(images).shape == (2, 64)
+    assert network(images).shape == (2, 32)
     assert network.classify(images).shape == (2, 7)
 
 

@@ -43,8 +43,8 @@ def frechet(first: torch.Tensor, second: torch.Tensor) -> float:
 def kernel_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """Unbiased squared MMD with the kernel (x.y / d + 1)^3 from its formula (Gretton et al. 2012, eq. 3)."""
     a, b = first.double().numpy(), second.double().numpy()
-    within = [((x @ x.T / 64 + 1) ** 3, len(x)) for x in (a, b)]
-    return sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k, n in within) - 2 * float(((a @ b.T / 64 + 1) ** 3).mean())
+    within = [((x @ x.T / 32 + 1) ** 3, len(x)) for x in (a, b)]
+    return sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k, n in within) - 2 * float(((a @ b.T / 32 + 1) ** 3).mean())
 
 
 def test_figures_order_what_is_known(meter: QualityMeter) -> None:
