@@ -24,7 +24,7 @@ Images = NDArray[np.float32]
 
 
 def candidate(depth: int, width: int, num_features: int) -> type[features.FeatureNetwork]:
-    """A network of `depth` convolutions; the first has `width` channels, the others twice as many, the second halves the image."""
+    """A network of `depth` convolutions: `width` channels in the first, twice as many in the others; the second halves the image."""
 
     class Candidate(features.FeatureNetwork):
         def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
@@ -99,8 +99,8 @@ def main() -> None:
         size = sum(value.numel() for value in features.FeatureNetwork(1, 8, 10).parameters())
         rows.append((size, shape, mean, error, wrong))
         print(
-            f"{shape[0]} convolutions from {shape[1]:2} channels, {shape[2]:3} features: {size:7,} parameters, held out {mean:.4f} "
-            f"+- {error:.4f}, FID of halves {halves:.2f}, out of order: {', '.join(wrong) or 'nothing'}",
+            f"{shape[0]} convolutions from {shape[1]:2} channels, {shape[2]:3} features: {size:7,} parameters, "
+            f"held out {mean:.4f} +- {error:.4f}, FID of halves {halves:.2f}, out of order: {', '.join(wrong) or 'nothing'}",
             flush=True,
         )
     best = max(rows, key=lambda row: row[2])
