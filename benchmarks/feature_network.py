@@ -24,7 +24,7 @@ Images = NDArray[np.float32]
 
 
 def candidate(depth: int, width: int, num_features: int) -> type[features.FeatureNetwork]:
-    """A network of `depth` convolutions: `width` channels in the first, twice as many in the others; the second halves the image."""
+    """`depth` convolutions: `width` channels in the first, twice as many in the others; the second halves the image."""
 
     class Candidate(features.FeatureNetwork):
         def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
