@@ -83,6 +83,38 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
 
 
 @app.command()
+def compare(
+    config: ConfigPath,
+    strategies: Annotated[str, typer.Option(metavar="A,B,...", help="Methods, e.g. fedphd,fedavg,fedprox:strategy.mu=1.")],
+    overrides: Overrides = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per method, with the configured seed and those after it.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-comparison. Finished runs are kept.")
+    ] = None,
+) -> None:
+    """The same federation under several methods: one table and one picture."""
+    from fedphd_ray import comparison  # noqa: PLC0415
+    from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
+    from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
+
+    runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
+    directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
+    entries = comparison.compare(
+        runs,
+        directory,
+        lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
+        lambda line: console.print(line, highlight=False, markup=False),
+    )
+    settings = "".join(f" --set {override}" for override in overrides)
+    command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
+    report = write_comparison(entries, directory, f"{runs[0][1].name}: comparison of methods", command)
+    console.print(report, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"table and picture: {directory}/comparison.md, .csv, .svg, .png", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+@app.command()
 def sample(
     model_dir: ModelDir,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture.")],

@@ -52,6 +52,7 @@ class Config(BaseModel):
         self._check_cohort()
         self._check_pruning()
         self._check_hierarchy()
+        self._check_strategy()
         return self
 
     def _check_cohort(self) -> None:
@@ -89,6 +90,23 @@ class Config(BaseModel):
                 expected="1 where hierarchy.num_edges is 0: a flat federation aggregates at the cloud every round",
                 found=str(self.hierarchy.cloud_period),
                 remedy="set hierarchy.cloud_period: 1, or give the federation edges",
+            )
+
+    def _check_strategy(self) -> None:
+        name, strategy = self.strategy.name, self.strategy
+        if strategy.flat_only and self.hierarchy.num_edges > 0:
+            raise ConfigError(
+                "strategy.name",
+                expected=f"hierarchy.num_edges: 0, because the server of {name} steps after every round",
+                found=f"{self.hierarchy.num_edges} edges",
+                remedy="set hierarchy: {num_edges: 0, cloud_period: 1}, or take another strategy",
+            )
+        if strategy.keeps_parts_private and self.pruning.mode in ("prune", "sparse_then_prune"):
+            raise ConfigError(
+                "pruning.mode",
+                expected=f"none or at_init: with {name} nobody has the whole model, so nobody can tell which channels matter",
+                found=self.pruning.mode,
+                remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
     def build(self) -> Experiment:

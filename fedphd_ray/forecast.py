@@ -5,19 +5,22 @@ client fails: an update that is not sent is not counted).
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.diffusion.unet import build_unet
-from fedphd_ray.federation.channel import model_message, plan_message, statistics_message
-from fedphd_ray.pruning.groups import channel_groups, count_macs
+from fedphd_ray.federation.channel import control_message, model_message, plan_message, statistics_message
+from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.pruning.plan import uniform_plan
 from fedphd_ray.records import EdgeStatistics, Hop, RoundPlan
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.placement import host_bytes
+from fedphd_ray.runtime.prune import groups_of
 from fedphd_ray.runtime.run_directory import cloud_saving
+from fedphd_ray.strategies.parts import Part, named, num_params, shared
 from fedphd_ray.tensors import Layout
 
 
@@ -67,13 +70,14 @@ def forecast(experiment: Experiment) -> Forecast:
     dense_net = build_unet(spec, device="meta")
     layout = Layout.of(dict(dense_net.named_parameters()))
     dense = Network(layout.num_params, count_macs(dense_net, spec.image_size, spec.channels))
-    pruned, num_channels = dense, 0
+    layouts, pruned, num_channels = [layout], dense, 0
     if experiment.pruning.mode != "none":
-        plan = uniform_plan(channel_groups(dense_net, spec.image_size, spec.channels), experiment.pruning.ratio, version=1)
+        plan = uniform_plan(groups_of(spec), experiment.pruning.ratio, version=1)
         pruned_net = build_unet(spec, plan.shapes(layout.by_name), device="meta")
-        params = sum(parameter.numel() for parameter in pruned_net.parameters())
-        pruned, num_channels = Network(params, count_macs(pruned_net, spec.image_size, spec.channels)), plan.num_channels
-    traffic = _Traffic(experiment, [dense.params, pruned.params], num_channels)
+        layouts.append(Layout.of(dict(pruned_net.named_parameters())))
+        macs = count_macs(pruned_net, spec.image_size, spec.channels)
+        pruned, num_channels = Network(layouts[-1].num_params, macs), plan.num_channels
+    traffic = _Traffic(experiment, layouts, num_channels)
     bytes_by_hop, syncs = traffic.replay()
     return Forecast(
         label_counts=experiment.population.label_counts,
@@ -91,13 +95,13 @@ class _Traffic:
 
     Args:
         experiment: what would run.
-        params: parameters by architecture version.
+        layouts: by architecture version.
         num_channels: prunable channels, the length of a pruning plan.
     """
 
-    def __init__(self, experiment: Experiment, params: list[int], num_channels: int) -> None:
+    def __init__(self, experiment: Experiment, layouts: Sequence[Layout], num_channels: int) -> None:
         self._experiment = experiment
-        self._model = [model_message(num, version).num_bytes for version, num in enumerate(params)]
+        self._parts = [experiment.strategy.parts(layout) for layout in layouts]
         self._plan = plan_message(num_channels, 1).num_bytes
         shares = experiment.strategy.shares_label_statistics
         self._statistics = statistics_message(experiment.population.num_classes).num_bytes if shares else 0
@@ -126,17 +130,25 @@ class _Traffic:
         return {hop.value: self._bytes[hop] for hop in Hop if hop in self._bytes}, syncs
 
     def _count(self, plan: RoundPlan) -> None:
-        topology = self._experiment.topology
-        model, cohort, edges = self._model[self._version], len(plan.edge_of), topology.num_edges
-        owed = self._owed & set(plan.edge_of)
+        topology, strategy = self._experiment.topology, self._experiment.strategy
+        parts, cohort, edges = self._parts[self._version], plan.edge_of, topology.num_edges
+        owed = self._owed & set(cohort)
+        control = len(cohort) * control_message(num_params(parts), self._version).num_bytes if strategy.sends_control else 0
+        received = [shared(parts) if client in self._with_state else parts for client in cohort]
+        reported = [named(parts, plan.reported_parts.get(client)) for client in cohort]
         self._bytes[topology.to_client] += (
-            cohort * (model + self._statistics * len(topology.aggregators)) + len(owed) * self._plan
+            self._model(*received) + control + len(cohort) * self._statistics * len(topology.aggregators) + len(owed) * self._plan
         )
-        self._bytes[topology.from_client] += cohort * (model + self._statistics)
+        self._bytes[topology.from_client] += self._model(*reported) + control + len(cohort) * self._statistics
         if plan.starts_cycle and edges:
-            self._bytes[Hop.CLOUD_TO_EDGE] += edges * (model + (self._plan if self._owed else 0))
+            down = self._model(parts if plan.round == 1 else shared(parts))
+            self._bytes[Hop.CLOUD_TO_EDGE] += edges * (down + (self._plan if self._owed else 0))
         if plan.syncs and edges:
-            self._bytes[Hop.EDGE_TO_CLOUD] += edges * (model + self._statistics)
+            self._bytes[Hop.EDGE_TO_CLOUD] += edges * (self._model(shared(parts)) + self._statistics)
         self._owed -= owed
-        if self._experiment.local.keeps_state:
-            self._with_state |= set(plan.edge_of)
+        if self._experiment.local.keeps_moments or strategy.keeps_state:
+            self._with_state |= set(cohort)
+
+    def _model(self, *parts: Sequence[Part]) -> int:
+        """Bytes of one message for each of the given selections of parts."""
+        return sum(model_message(num_params(selection), self._version).num_bytes for selection in parts)

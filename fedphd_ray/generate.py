@@ -12,7 +12,7 @@ from fedphd_ray.diffusion.process import NoiseProcess, load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
 from fedphd_ray.diffusion.sampling import chunk_sizes, sample_chunk
-from fedphd_ray.errors import DataError
+from fedphd_ray.errors import DataError, ModelFileError
 from fedphd_ray.seeds import Purpose, torch_generator
 
 CHUNK = 125
@@ -20,6 +20,13 @@ CHUNK = 125
 
 def generate(model_dir: Path, num: int, seed: int, steps: int) -> Tensor:
     """Images [num, C, H, W] in [0, 1] by DDIM from a model directory or a run directory."""
+    if clients := sorted(model_dir.glob("clients/client-*")):
+        raise ModelFileError(
+            str(model_dir),
+            expected="a whole model",
+            found="a run whose method leaves parts of the model with the clients",
+            remedy=f"take one client's own model, e.g. {clients[0]}",
+        )
     unet = load_unet(model_dir)
     process: NoiseProcess = load_process(model_dir)
     config = dict(unet.config)

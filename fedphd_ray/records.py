@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,11 +28,17 @@ class Hop(enum.StrEnum):
         """Whether the cloud's own link carries it."""
         return CLOUD in self.value
 
+    @property
+    def touches_client(self) -> bool:
+        """Whether a client's own link carries it."""
+        return "client" in self.value
+
 
 class Kind(enum.StrEnum):
     """What a transfer carries."""
 
     MODEL = "model"
+    CONTROL = "control"
     STATISTICS = "statistics"
     PLAN = "plan"
 
@@ -62,12 +68,14 @@ class Transfer:
 class Payload:
     """A model on its way: one contiguous float32 vector [num_params], its layout and its architecture version.
 
-    The vector is NumPy because the object store hands NumPy buffers over without copying; it may be read-only.
+    The vector is NumPy because the object store hands NumPy buffers over without copying; it may be read-only. `control`, for
+    methods that send one, is a second vector [num_params]: the server's on the way down, the sum of the clients' on the way up.
     """
 
     vector: NDArray[np.float32]
     layout: Layout
     version: int
+    control: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         assert self.vector.shape == (self.layout.num_params,)
@@ -161,6 +169,7 @@ class RoundPlan:
         syncs: the round ends with an aggregation at the cloud.
         prunes: the cloud model is pruned after that.
         starts_cycle: the edges receive the cloud's model at its beginning.
+        reported_parts: client -> names of the parts of the model it sends back; a client not in it sends all that travel.
     """
 
     round: int
@@ -169,6 +178,7 @@ class RoundPlan:
     starts_cycle: bool
     syncs: bool
     prunes: bool
+    reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,12 +190,14 @@ class LocalOrder:
         edge: who asks.
         learning_rate_scale: warm-up factor in (0, 1].
         sparsity: strength of the group-norm penalty, 0 for none.
+        reported_parts: see `RoundPlan`.
     """
 
     round: int
     edge: int
     learning_rate_scale: float
     sparsity: float
+    reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,6 +208,7 @@ class ClientReport:
     edge: int
     loss: float
     num_steps: int
+    num_samples: int
     failure: str = ""
 
 
@@ -205,7 +218,8 @@ class PartialUpdate:
 
     Attributes:
         total: float32 [num_params], or None when no client of it is usable.
-        weight: the sum of the weights.
+        weights: the sum of the weights, per part of the model (a client weighs only on the parts it reports).
+        control: the sum of what the clients sent beside their updates [num_params], or None.
         label_counts: int64 [num_classes] over the usable clients.
         reports: one per client, usable or not.
         transfers: the uploads.
@@ -213,7 +227,8 @@ class PartialUpdate:
     """
 
     total: NDArray[np.float32] | None
-    weight: float
+    weights: tuple[float, ...]
+    control: NDArray[np.float32] | None
     label_counts: NDArray[np.int64]
     reports: tuple[ClientReport, ...]
     transfers: tuple[Transfer, ...]

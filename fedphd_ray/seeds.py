@@ -24,6 +24,7 @@ class Purpose(enum.IntEnum):
     DATASET = 7
     FEATURE_NETWORK = 8
     EVALUATION = 9
+    REPORTED_PARTS = 10
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

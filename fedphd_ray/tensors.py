@@ -58,10 +58,10 @@ class Layout:
             name: vector[start:end].view(shape) for (start, end), name, shape in zip(bounds, self.names, self.shapes, strict=True)
         }
 
-    def flatten(self, state: State) -> Tensor:
-        """A new float32 vector [num_params] with a copy of the state."""
+    def flatten(self, state: State, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A new vector [num_params] with a copy of the state."""
         assert tuple(state) == self.names, "the state's names or their order differ from the layout's"
-        return torch.cat([state[name].detach().reshape(-1).to(torch.float32) for name in self.names])
+        return torch.cat([state[name].detach().reshape(-1).to(dtype) for name in self.names])
 
 
 def digest(state: State) -> str:

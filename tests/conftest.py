@@ -68,5 +68,12 @@ def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
     from fedphd_ray.runtime.placement import RuntimeConfig  # noqa: PLC0415
 
     with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
-        pool.ensure(10, 2)
+        pool.start(10, 2)
         yield pool
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hosts_start_beside_the_first_tests(request: pytest.FixtureRequest) -> None:
+    """Twelve processes take a minute to import torch and diffusers; they do it while tests that need no Ray run."""
+    if sum("actor_pool" in item.fixturenames for item in request.session.items) > 1:
+        request.getfixturevalue("actor_pool")

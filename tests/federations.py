@@ -1,6 +1,7 @@
 """Small federations for tests, and one way to run them."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from fedphd_ray.config import Config, parse_config
@@ -14,21 +15,68 @@ from fedphd_ray.runtime.run import start_backend
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 
+
+def shapes(num_clients: int, partition: dict[str, object], num_images: int = 120) -> dict[str, object]:
+    """A small data section: ten classes of 8x8 colour images."""
+    return {"name": "shapes", "image_size": 8, "num_images": num_images, "num_clients": num_clients, "partition": partition}
+
+
 TINY: dict[str, object] = {
     "name": "tiny",
     "seed": 7,
-    "data": {"name": "digits", "num_clients": 6, "partition": {"name": "classes", "classes_per_client": 2}},
+    "data": shapes(6, {"name": "classes", "classes_per_client": 2}),
     "model": {"widths": [16, 32], "layers_per_block": 1, "groups": 8, "attention": [False, True], "dropout": 0.1},
     "strategy": {"name": "fedphd"},
     "hierarchy": {"num_edges": 2, "cloud_period": 2},
     "schedule": {"rounds": 4, "clients_per_round": 4, "block_size": 2},
-    "local": {"epochs": 1, "batch_size": 150, "learning_rate": 1.0e-3},
+    "local": {"epochs": 1, "batch_size": 12, "learning_rate": 1.0e-3},
     "pruning": {"mode": "sparse_then_prune", "round": 2, "ratio": 0.5, "sparsity": 1.0e-4},
     "evaluation": {"every": 0},
     "runtime": {"backend": "local", "cpus_per_host": 0.5},
     "checkpoint": {"every": 0},
 }
 """Four rounds of six clients: two dense, two pruned; dropout, attention, both tiers and the penalty take part."""
+
+
+FLAT = {"num_edges": 0, "cloud_period": 1}
+METHODS: dict[str, dict[str, object]] = {
+    "fedphd": {},
+    "fedphd with kept moments": {"local": {"optimizer_state": "per_client"}},
+    "fedavg": {"strategy": {"name": "fedavg"}},
+    "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": FLAT},
+    "fedavgm": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedavgm"}}},
+    "fedadam": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedadam"}}},
+    "fedprox": {"strategy": {"name": "fedprox", "mu": 1.0}},
+    "scaffold": {"strategy": {"name": "scaffold"}, "hierarchy": FLAT},
+    "scaffold, full gradient": {"strategy": {"name": "scaffold", "option": "full_gradient"}, "hierarchy": FLAT},
+    "moon": {"strategy": {"name": "moon"}},
+    "fednova": {"strategy": {"name": "fednova"}},
+    "feddyn": {"strategy": {"name": "feddyn"}, "hierarchy": FLAT},
+    "feddiffuse usplit": {"strategy": {"name": "feddiffuse", "mode": "usplit"}},
+    "feddiffuse ulatdec": {"strategy": {"name": "feddiffuse", "mode": "ulatdec"}, "pruning": {"mode": "at_init", "round": None}},
+    "feddiffuse udec": {"strategy": {"name": "feddiffuse"}, "hierarchy": FLAT, "pruning": {"mode": "at_init", "round": None}},
+}
+"""What `tiny` is given for each method: every strategy is here (a law of the tests), and what combines with it."""
+
+
+def method(name: str, **sections: object) -> Config:
+    """A tiny federation under a method, with more sections changed."""
+    merged: dict[str, object] = dict(METHODS[name])
+    for section, change in sections.items():
+        old = merged.get(section)
+        merged[section] = old | change if isinstance(old, dict) and isinstance(change, dict) and "name" not in change else change
+    return tiny(**merged)
+
+
+@cache
+def outcome_of(name: str) -> "Outcome":
+    """A method's tiny federation in one process; run once, for all laws that look at it."""
+    return federate(method(name))
+
+
+def reference(name: str) -> str:
+    """The digest of its model."""
+    return outcome_of(name).sha256
 
 
 def tiny(**sections: object) -> Config:

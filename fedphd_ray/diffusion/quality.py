@@ -1,8 +1,10 @@
 """Quality of samples: FID and KID in the features of a data set's own classifier, and which classes appear."""
 
 import math
+import statistics
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +43,19 @@ class QualityReport:
     num_samples: int
     steps: int
     sampler: str = SAMPLER
+
+
+def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
+    """Mean FID and KID of several models' samples, and all their classes together."""
+    if len(reports) == 1:
+        return reports[0]
+    return replace(
+        reports[0],
+        fid=statistics.fmean(report.fid for report in reports),
+        kid=statistics.fmean(report.kid for report in reports),
+        class_histogram=tuple(sum(column) for column in zip(*(report.class_histogram for report in reports), strict=True)),
+        num_samples=sum(report.num_samples for report in reports),
+    )
 
 
 class QualityMeter:

@@ -2,19 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.seeds import Purpose, global_torch_seed
 from fedphd_ray.tensors import Shape
 
-__all__ = ["PrunedUNet2DModel", "UNetConfig", "UNetSpec", "build_unet", "initial_state", "load_unet", "parameter_shapes"]
+__all__ = [
+    "Bottleneck",
+    "PrunedUNet2DModel",
+    "UNet2DModel",
+    "UNetConfig",
+    "UNetSpec",
+    "build_unet",
+    "initial_state",
+    "load_unet",
+    "parameter_shapes",
+]
 
 
 class UNetConfig(BaseModel):
@@ -109,9 +121,10 @@ def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, dev
     return assemble(spec.stock_kwargs(), shapes, device, pruned=shapes != dense)
 
 
-def parameter_shapes(spec: UNetSpec) -> dict[str, Shape]:
+@lru_cache(maxsize=32)
+def parameter_shapes(spec: UNetSpec) -> Mapping[str, Shape]:
     """Parameter name -> shape of the dense network, in the order of its state."""
-    return stock_shapes(spec.stock_kwargs())
+    return MappingProxyType(stock_shapes(spec.stock_kwargs()))
 
 
 def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
@@ -120,3 +133,26 @@ def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
         model = UNet2DModel(**spec.stock_kwargs())
     assert not list(model.buffers())
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+class Bottleneck(nn.Module):
+    """A U-Net up to its bottleneck, sharing its parameters; the decoder is not computed.
+
+    Args:
+        unet: dense or pruned.
+    """
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
+        """Activations [B, channels, h, w] after the middle block, for x_t [B, C, H, W] and t [B]."""
+        unet = self.unet
+        embedding = unet.time_embedding(unet.time_proj(t).to(noisy.dtype))
+        hidden: Tensor = unet.conv_in(noisy)
+        for block in unet.down_blocks:
+            hidden, _ = block(hidden, embedding)
+        assert unet.mid_block is not None
+        activations: Tensor = unet.mid_block(hidden, embedding)
+        return activations

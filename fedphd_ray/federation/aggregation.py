@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedphd_ray.strategies.parts import Part
+
 
 def fold(terms: Iterable[Tensor]) -> Tensor | None:
     """The sum of vectors [num_params], in their order; None for no terms. The terms are not changed, and are streamed."""
@@ -19,10 +21,22 @@ def fold(terms: Iterable[Tensor]) -> Tensor | None:
     return total
 
 
-def apply_update(base: Tensor, total: Tensor, weight: float) -> Tensor:
-    """Gives base + total / weight [num_params]: the weighted mean of models from the weighted sum of their updates."""
-    assert weight > 0
-    return torch.add(base, total / weight)
+def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Sequence[float], scale: float = 1.0) -> Tensor:
+    """Gives base + scale * total / weight [num_params]: the weighted mean of models from the weighted sum of their updates.
+
+    Args:
+        base: the model that the updates start from.
+        total: the weighted sum.
+        parts: shares of the model with a weight each; one that nobody reported (weight 0) stays as it is.
+        weights: sum of weights per part.
+        scale: factor on the mean update.
+    """
+    result = base.clone()
+    for part, weight in zip(parts, weights, strict=True):
+        for piece in part.slices if weight > 0 else ():
+            step = total[piece] / weight
+            torch.add(base[piece], step if scale == 1.0 else step * scale, out=result[piece])
+    return result
 
 
 def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[float] | np.ndarray) -> Tensor:

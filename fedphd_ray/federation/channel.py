@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.records import Hop, Kind, Transfer
+from fedphd_ray.strategies.parts import Part, num_params
 
 BYTES_PER_PARAM = 4
 
@@ -31,9 +32,14 @@ class Message:
         ]
 
 
-def model_message(num_params: int, version: int) -> Message:
-    """A whole model as float32: names and shapes are known at both ends from the architecture version and cost nothing."""
-    return Message(Kind.MODEL, "float32", version, num_params, BYTES_PER_PARAM * num_params)
+def model_message(num_scalars: int, version: int) -> Message:
+    """A model, or parts of one, as float32: both ends know names and shapes from the architecture version."""
+    return Message(Kind.MODEL, "float32", version, num_scalars, BYTES_PER_PARAM * num_scalars)
+
+
+def control_message(num_scalars: int, version: int) -> Message:
+    """A control variate: as large as the model."""
+    return Message(Kind.CONTROL, "float32", version, num_scalars, BYTES_PER_PARAM * num_scalars)
 
 
 def statistics_message(num_classes: int) -> Message:
@@ -60,10 +66,23 @@ class Channel:
     hop: Hop
     source: str
 
-    def send_model(self, vector: Tensor, version: int, destinations: Sequence[str]) -> tuple[Tensor, list[Transfer]]:
-        """Sends a model or an update [num_params] and returns what arrives; float32 arrives as it was sent."""
+    def send_model(
+        self, vector: Tensor, version: int, parts: Sequence[Part], destinations: Sequence[str]
+    ) -> tuple[Tensor, list[Transfer]]:
+        """Sends parts of a model or an update [num_params] and returns what arrives: float32 as it was sent, the rest zero."""
         assert vector.dtype == torch.float32
-        return vector, model_message(vector.numel(), version).rows(self.round, self.hop, self.source, destinations)
+        rows = model_message(num_params(parts), version).rows(self.round, self.hop, self.source, destinations)
+        if num_params(parts) == vector.numel():
+            return vector, rows
+        arrived = torch.zeros_like(vector)
+        for piece in (piece for part in parts for piece in part.slices):
+            arrived[piece] = vector[piece]
+        return arrived, rows
+
+    def send_control(self, vector: Tensor, version: int, destinations: Sequence[str]) -> tuple[Tensor, list[Transfer]]:
+        """Sends a vector that travels beside the model [num_params]."""
+        assert vector.dtype == torch.float32
+        return vector, control_message(vector.numel(), version).rows(self.round, self.hop, self.source, destinations)
 
     def send_statistics(
         self, label_counts: NDArray[np.int64], destinations: Sequence[str]

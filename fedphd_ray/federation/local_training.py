@@ -1,8 +1,9 @@
 """Training on one client: the only place that steps an optimiser."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from fedphd_ray.records import ClientState, LocalOrder
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
-from fedphd_ray.tensors import Layout
+from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
+from fedphd_ray.tensors import Layout, as_numpy
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class LocalConfig(BaseModel):
@@ -21,9 +25,10 @@ class LocalConfig(BaseModel):
     Attributes:
         epochs: passes over the client's images, E.
         batch_size: images per optimiser step; a last smaller batch is used too.
-        learning_rate: of Adam (default betas, no weight decay).
+        optimizer: `adam` (default betas, no weight decay) or plain `sgd`.
+        learning_rate: of the optimiser.
         optimizer_state: `fresh` moments each round, or `per_client` moments kept between rounds.
-        clip_norm: largest global norm of the gradient.
+        clip_norm: largest global norm of the gradient; null for no limit.
         warmup_rounds: the learning rate grows linearly over so many rounds from the start and from the pruning.
         horizontal_flip: mirror each image with probability 1/2.
     """
@@ -32,28 +37,21 @@ class LocalConfig(BaseModel):
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: PositiveFloat = 2e-4
     optimizer_state: Literal["fresh", "per_client"] = "fresh"
-    clip_norm: PositiveFloat = 1.0
+    clip_norm: PositiveFloat | None = 1.0
     warmup_rounds: NonNegativeInt = 0
     horizontal_flip: bool = False
 
     @property
-    def keeps_state(self) -> bool:
-        """Whether clients keep anything between rounds."""
-        return self.optimizer_state == "per_client"
+    def keeps_moments(self) -> bool:
+        """Whether clients keep their optimiser's moments between rounds."""
+        return self.optimizer == "adam" and self.optimizer_state == "per_client"
 
     def learning_rate_scale(self, rounds_since_start: int) -> float:
         """Warm-up factor in (0, 1]; `rounds_since_start` is 1 in the first round of the present architecture."""
         return min(1.0, rounds_since_start / self.warmup_rounds) if self.warmup_rounds else 1.0
-
-
-class Loss(Protocol):
-    """The noise-prediction loss: a scalar from a denoiser, clean images [B, C, H, W] in [-1, 1], and a CPU generator."""
-
-    def __call__(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The scalar, with a graph to go back on."""
-        ...
 
 
 class Penalty(Protocol):
@@ -78,7 +76,8 @@ class FlatModel:
         assert not list(module.buffers()), "a model with buffers cannot be one vector of parameters"
         self.module = module
         self.layout = Layout.of(parameters)
-        self.flat = nn.Parameter(self.layout.flatten(parameters).to(next(module.parameters()).device))
+        first = next(iter(parameters.values()))
+        self.flat = nn.Parameter(self.layout.flatten(parameters, first.dtype).to(first.device))
         self.flat.grad = torch.zeros_like(self.flat)
         views, grads = self.layout.views(self.flat.data), self.layout.views(self.flat.grad)
         for name, parameter in parameters.items():
@@ -101,50 +100,127 @@ class FlatModel:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """Outcome of local training; the trained model is in the `FlatModel`. `loss` is the mean over steps."""
+    """Outcome of local training on one client.
 
+    Attributes:
+        update: trained minus initial parameters [num_params].
+        control: what the method sends beside it [num_params], or None.
+        loss: mean over the optimiser steps.
+        num_steps: optimiser steps taken.
+        state: what the client keeps for its next round, or None.
+    """
+
+    update: Tensor
+    control: Tensor | None
     loss: float
     num_steps: int
     state: ClientState | None
 
 
-def train_client(
-    model: FlatModel,
-    images: Tensor,
-    loss: Loss,
-    penalty: Penalty,
-    config: LocalConfig,
-    order: LocalOrder,
-    *,
-    client: int,
-    seed: int,
-    version: int,
-    state: ClientState | None = None,
-) -> LocalResult:
-    """Trains the model in place on one client's images [n, C, H, W] in [-1, 1].
-
-    Randomness is keyed by (seed, round, client), so training the same client again gives the same bits, wherever it happens.
+@dataclass(frozen=True)
+class LocalTrainer:
+    """Trains one client at a time. Randomness is keyed by (seed, round, client), so training a client again gives the same bits,
+    wherever it happens.
     """
-    generator = torch_generator(seed, Purpose.LOCAL_TRAINING, order.round, client)
-    optimizer = torch.optim.Adam([model.flat], lr=config.learning_rate * order.learning_rate_scale, fused=True)
-    if state is not None:
-        assert state.version == version, "a client's state was not cut when the model was pruned"
-        _load_moments(optimizer, model, state)
-    model.module.train()
-    losses: list[Tensor] = []
-    with global_torch_seed(seed, Purpose.LOCAL_TRAINING, order.round, client, 1):  # dropout takes no generator
-        for batch in _batches(images, config, generator):
-            model.grad.zero_()
-            value = loss(model.module, batch, generator)
-            value.backward()
-            if order.sparsity > 0:
-                penalty.add_gradient(model.weights, model.weight_grads, order.sparsity)
-            _clip(model.grad, config.clip_norm)
-            optimizer.step()
-            losses.append(value.detach())
-    mean = float(torch.stack(losses).mean()) if losses else math.nan
-    kept = _save_moments(optimizer, model, version) if config.keeps_state else None
-    return LocalResult(mean, len(losses), kept)
+
+    config: LocalConfig
+    strategy: Strategy
+    loss: Loss
+    penalty: Penalty
+    seed: int
+
+    def train(
+        self,
+        model: FlatModel,
+        images: Tensor,
+        order: LocalOrder,
+        *,
+        client: int,
+        received: Tensor,
+        version: int,
+        control: Tensor | None = None,
+        state: ClientState | None = None,
+    ) -> LocalResult:
+        """Trains `model` in place on one client's images [n, C, H, W] in [-1, 1], from what it received [num_params].
+
+        Args:
+            model: its parameters are overwritten.
+            images: of the client.
+            order: round, learning rate, penalty.
+            client: part of the key of its randomness.
+            received: the model that arrived.
+            version: its architecture.
+            control: what arrived beside it.
+            state: what the client kept from its last round.
+        """
+        assert state is None or state.version == version, "a client's state was not cut when the model was pruned"
+        config, key = self.config, (order.round, client)
+        generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key)
+        learning_rate = config.learning_rate * order.learning_rate_scale
+        kept = (
+            {}
+            if state is None
+            else {name: torch.tensor(vector, device=received.device) for name, vector in state.vectors.items()}
+        )
+        model.module.train()
+        with global_torch_seed(self.seed, Purpose.LOCAL_TRAINING, *key, 1):  # dropout takes no generator
+            gradient = partial(self._full_gradient, model, images, received, key)
+            start = LocalStart(received, control, kept, model.module, model.layout, learning_rate, gradient)
+            method = self.strategy.local_method(start)
+            initial = method.initial()
+            model.vector.copy_(initial)
+            optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
+            losses = [
+                self._step(model, batch, method, optimizer, generator, order.sparsity)
+                for batch in _batches(images, config, generator)
+            ]
+        mean = float(torch.stack(losses).mean()) if losses else math.nan
+        end = method.end(model.vector, len(losses))
+        return LocalResult(
+            update=torch.sub(model.vector, initial),
+            control=end.control,
+            loss=mean,
+            num_steps=len(losses),
+            state=self._state(end, optimizer, model, version),
+        )
+
+    def _step(
+        self,
+        model: FlatModel,
+        batch: Tensor,
+        method: LocalMethod,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        sparsity: float,
+    ) -> Tensor:
+        """One optimiser step; the loss before it, a scalar."""
+        model.grad.zero_()
+        value = method.loss(self.loss, model.module, batch, generator)
+        value.backward()
+        if sparsity > 0:
+            self.penalty.add_gradient(model.weights, model.weight_grads, sparsity)
+        method.correct(model.grad, model.vector)
+        if self.config.clip_norm is not None:
+            _clip(model.grad, self.config.clip_norm)
+        optimizer.step()
+        return value.detach()
+
+    def _full_gradient(self, model: FlatModel, images: Tensor, received: Tensor, key: tuple[int, int]) -> Tensor:
+        """Mean gradient [num_params] over one pass through the images at the received model, with noise of its own."""
+        model.vector.copy_(received)
+        model.grad.zero_()
+        generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key, 2)
+        for batch in images.split(self.config.batch_size):
+            (self.loss(model.module, batch, generator) * (len(batch) / len(images))).backward()
+        return model.grad.clone()
+
+    def _state(self, end: LocalEnd, optimizer: torch.optim.Optimizer, model: FlatModel, version: int) -> ClientState | None:
+        vectors, scalars = {name: as_numpy(vector) for name, vector in end.kept.items()}, {}
+        if self.config.keeps_moments:
+            moments = optimizer.state[model.flat]
+            vectors |= {name: np.array(moments[name].cpu().numpy()) for name in MOMENTS}
+            scalars["step"] = float(moments["step"])
+        return ClientState(vectors, scalars, version) if vectors else None
 
 
 def _batches(images: Tensor, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:
@@ -163,13 +239,14 @@ def _clip(grad: Tensor, max_norm: float) -> None:
     grad.mul_(torch.clamp(scale, max=1.0))
 
 
-def _load_moments(optimizer: torch.optim.Adam, model: FlatModel, state: ClientState) -> None:
-    device = model.vector.device
-    moments = {name: torch.tensor(vector, device=device) for name, vector in state.vectors.items()}
-    optimizer.state[model.flat] = {"step": torch.tensor(state.scalars["step"], device=device), **moments}
-
-
-def _save_moments(optimizer: torch.optim.Adam, model: FlatModel, version: int) -> ClientState:
-    moments = optimizer.state[model.flat]
-    vectors = {name: np.array(moments[name].cpu().numpy()) for name in ("exp_avg", "exp_avg_sq")}
-    return ClientState(vectors, {"step": float(moments["step"])}, version)
+def _optimizer(
+    config: LocalConfig, model: FlatModel, learning_rate: float, kept: Mapping[str, Tensor], scalars: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """The local optimiser, with the moments that the client kept."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD([model.flat], lr=learning_rate)
+    optimizer = torch.optim.Adam([model.flat], lr=learning_rate, fused=True)
+    if config.keeps_moments and scalars:
+        step = torch.tensor(scalars["step"], device=model.vector.device)
+        optimizer.state[model.flat] = {"step": step, **{name: kept[name] for name in MOMENTS}}
+    return optimizer

@@ -73,6 +73,7 @@ class Schedule:
         cohort = sorted(int(client) for client in drawn)
         choices = strategy.choose_edges(cohort, population, edges, numpy_rng(self._seed, Purpose.EDGE_CHOICE, round))
         edge_of = dict(zip(cohort, choices, strict=True))
+        parts_rng = numpy_rng(self._seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
             round=round,
             edge_of=edge_of,
@@ -80,6 +81,7 @@ class Schedule:
             starts_cycle=round == 1 or self.syncs(round - 1),
             syncs=self.syncs(round),
             prunes=round == self._prune_round,
+            reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
 
     def _blocks(self, edge_of: dict[int, int]) -> tuple[Block, ...]:

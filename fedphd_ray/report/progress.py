@@ -25,9 +25,10 @@ class ConsoleProgress:
     Args:
         console: where to write; a live panel needs a terminal.
         rounds: rounds of the whole run.
+        title: of the run, where there are several.
     """
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: Console, rounds: int, title: str = "") -> None:
         self._console = console
         self._rounds = rounds
         self._bytes: dict[str, int] = defaultdict(int)
@@ -37,7 +38,8 @@ class ConsoleProgress:
         self._version = 0
         self._stamps: list[float] = []
         self._last_line = 0.0
-        columns = (TextColumn("round"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+        label = TextColumn(f"{title}  round".strip(), markup=False)
+        columns = (label, BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
         self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("rounds", total=rounds, left="")
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None

@@ -18,6 +18,7 @@ from fedphd_ray.runtime.placement import RuntimeConfig
 
 OnStart = Callable[[int, int], None]
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
+Ref = Any
 
 
 class HostActor:
@@ -26,20 +27,21 @@ class HostActor:
     def __init__(self, index: int) -> None:
         self._index = index
         self._host: ClientHost | None = None
+        self._keeps_states = False
 
     def __repr__(self) -> str:
         return f"host/{self._index}"
 
     def begin(self, setup: HostSetup) -> None:
         """Forgets the former run, if there was one."""
-        self._host = ClientHost(setup)
+        self._host, self._keeps_states = ClientHost(setup), setup.keeps_states
 
     def train_block(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
     ) -> PartialUpdate | tuple[PartialUpdate | ClientState | None, ...]:
         """`ClientHost.train`, every result an object of its own: the partial update, and what each client keeps, if anything."""
         partial, kept = self._running.train(payload, order, clients, states)
-        return (partial, *kept) if self._running.keeps_states else partial
+        return (partial, *kept) if self._keeps_states else partial
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """See `ClientHost.sample`."""
@@ -69,6 +71,7 @@ class ActorPool:
         self._name = secrets.token_hex(4)  # names are for people; two pools in one namespace must not collide
         self.hosts: list[Actor] = []
         self.edges: list[Actor] = []
+        self._starting: list[Ref] = []
 
     def __enter__(self) -> Self:
         return self
@@ -76,63 +79,63 @@ class ActorPool:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def ensure(self, num_hosts: int, num_edges: int) -> None:
-        """Starts what is missing, all at once, and waits until it is ready.
-
-        Raises:
-            ResourceError: not all are ready before the deadline.
-        """
+    def start(self, num_hosts: int, num_edges: int) -> None:
+        """Asks for what is missing, all at once, and does not wait."""
         config, name = self._config, self._name
         host_class, edge_class = ray.remote(HostActor), ray.remote(EdgeServer)
-        hosts = [
-            host_class.options(name=f"{name}:host/{index}", num_cpus=config.cpus_per_host, num_gpus=config.gpus_per_host).remote(
-                index
-            )
-            for index in range(len(self.hosts), num_hosts)
+        sizes = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host}
+        hosts: list[Actor] = [
+            host_class.options(name=f"{name}:host/{index}", **sizes).remote(index) for index in range(len(self.hosts), num_hosts)
         ]
         # Edges wait and add; a CPU slot of their own would take one from training.
-        edges = [
+        edges: list[Actor] = [
             edge_class.options(name=f"{name}:edge/{edge}", num_cpus=0).remote(edge, config.threads_per_host)
             for edge in range(len(self.edges), num_edges)
         ]
-        try:
-            self._wait_until_ready([*hosts, *edges])
-        except BaseException:
-            _kill([*hosts, *edges])
-            raise
         self.hosts += hosts
         self.edges += edges
+        self._starting += [actor.__ray_ready__.remote() for actor in [*hosts, *edges]]
+
+    def ensure(self, num_hosts: int, num_edges: int) -> None:
+        """Starts what is missing, and waits until everything is ready.
+
+        Raises:
+            ResourceError: not all are ready before the deadline; all actors are given up then.
+        """
+        self.start(num_hosts, num_edges)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Kills the actors."""
-        _kill([*self.hosts, *self.edges])
+        for actor in [*self.hosts, *self.edges]:
+            ray.kill(actor)
         self.hosts.clear()
         self.edges.clear()
+        self._starting.clear()
 
-    def _wait_until_ready(self, actors: Sequence[Actor]) -> None:
-        seconds, total = self._config.start_timeout_seconds, len(actors)
-        pending = [actor.__ray_ready__.remote() for actor in actors]
+    def _wait_until_ready(self) -> None:
+        seconds, total = self._config.start_timeout_seconds, len(self._starting)
         deadline = time.monotonic() + seconds
-        while pending:
-            self._on_start(total - len(pending), total)
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        while self._starting:
+            self._on_start(total - len(self._starting), total)
+            done, self._starting = ray.wait(self._starting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 raise ResourceError(
                     "runtime",
                     expected=f"{total} actors ready within {seconds:g} s",
-                    found=f"{len(pending)} still waiting; free: {_free_resources()}",
+                    found=f"{len(self._starting)} still waiting; free: {_free_resources()}",
                     remedy="ask for fewer hosts or less per host, wait for other jobs, or raise runtime.start_timeout_seconds",
                 )
             try:
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 raise RunFailedError(f"actor start failed: {error}") from error
-        self._on_start(total, total)
-
-
-def _kill(actors: Sequence[Actor]) -> None:
-    for actor in actors:
-        ray.kill(actor)
+        if total:
+            self._on_start(total, total)
 
 
 def _free_resources() -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload
 from fedphd_ray.runtime.client_host import SampleChunk
+from fedphd_ray.strategies import Strategy
 
 Handle = object
 """Stands for a `Payload` or a `ClientState` wherever the backend keeps it; only the backend looks inside."""
@@ -16,12 +17,13 @@ Handle = object
 
 @dataclass(frozen=True)
 class EdgeTask:
-    """One edge's round: the model it holds, its blocks, and the kept states of its clients (where there are any)."""
+    """One edge's round: the model it holds, its blocks, the method, and the kept states of its clients (where there are any)."""
 
     edge: int
     model: Handle
     blocks: tuple[Block, ...]
     order: LocalOrder
+    strategy: Strategy
     states: dict[int, Handle]
 
 

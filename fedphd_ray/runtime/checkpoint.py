@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import Layout
 
-SCHEMA = 1
+SCHEMA = 2
 TENSORS, MANIFEST = "tensors.safetensors", "state.json"
 
 
@@ -105,6 +105,7 @@ def _tensors(state: RunState, backend: Backend) -> tuple[dict[str, np.ndarray], 
     tensors = {"model": state.model.vector}
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
+    tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
     for edge, handle in enumerate(state.edge_models):
         tensors[f"edge/{edge}"] = backend.get_payload(handle).vector
     scalars = {}
@@ -155,26 +156,30 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], backend: Backe
     def payload(name: str) -> Payload:
         return Payload(tensors[name], layout, version)
 
+    def below(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): vector for name, vector in tensors.items() if name.startswith(prefix)}
+
     states: dict[int, object] = {}
     for client, scalars in manifest.client_scalars.items():
-        prefix = f"client/{client}/"
-        vectors = {name.removeprefix(prefix): vector for name, vector in tensors.items() if name.startswith(prefix)}
-        states[client] = backend.put(ClientState(vectors, scalars, version))
-    return RunState(
+        states[client] = backend.put(ClientState(below(f"client/{client}/"), scalars, version))
+    state = RunState(
         round=manifest.round,
         model=payload("model"),
         ema=payload("ema") if "ema" in tensors else None,
-        edge_models=tuple(backend.put(payload(f"edge/{edge}")) for edge in range(len(manifest.edge_label_counts))),
+        edge_models=(),
         edge_statistics=tuple(
             EdgeStatistics(np.array(counts, dtype=np.int64), last)
             for counts, last in zip(manifest.edge_label_counts, manifest.edge_last_samples, strict=True)
         ),
         client_states=states,
+        server=below("server/"),
         plan=None if manifest.plan is None else PrunePlan.from_json(manifest.plan),
         pruned_round=manifest.pruned_round,
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
     )
+    edges = [replace(state.broadcast, vector=tensors[f"edge/{edge}"]) for edge in range(len(manifest.edge_label_counts))]
+    return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))
 
 
 def _sha256(path: Path) -> str:

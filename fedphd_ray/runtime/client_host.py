@@ -16,7 +16,7 @@ from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.channel import Channel
-from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalResult, train_client
+from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import (
     ClientReport,
@@ -30,6 +30,7 @@ from fedphd_ray.records import (
 )
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.parts import Part, named
 from fedphd_ray.tensors import as_numpy, as_tensor
 
 
@@ -58,6 +59,11 @@ class HostSetup:
     threads: int
     use_gpu: bool
 
+    @property
+    def keeps_states(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return self.local.keeps_moments or self.strategy.keeps_state
+
 
 @dataclass(frozen=True)
 class SampleChunk:
@@ -81,12 +87,8 @@ class ClientHost:
         self._setup = setup
         self._device = torch.device("cuda" if setup.use_gpu and torch.cuda.is_available() else "cpu")
         self._images = as_tensor(setup.images)
+        self._trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
         self._models: dict[int, FlatModel] = {}
-
-    @property
-    def keeps_states(self) -> bool:
-        """Whether clients keep anything between rounds."""
-        return self._setup.local.keeps_state
 
     def train(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], states: Sequence[ClientState | None]
@@ -95,40 +97,26 @@ class ClientHost:
 
         A client whose loss or update is not finite is reported, and left out of the sum; it keeps its former state.
         """
-        model = self._model(payload)
-        start = as_tensor(payload.vector).to(self._device)
-        total: Tensor | None = None
-        weight, train_seconds = 0.0, 0.0
-        reports: list[ClientReport] = []
-        transfers: list[Transfer] = []
+        model, setup = self._model(payload), self._setup
+        received = as_tensor(payload.vector).to(self._device)
+        control = None if payload.control is None else as_tensor(payload.control).to(self._device)
+        parts = setup.strategy.parts(payload.layout)
+        sums = _Sums(parts)
         kept_states: list[ClientState | None] = []
-        usable: list[int] = []
         for client, state in zip(clients, states, strict=True):
             began = time.perf_counter()
-            result = self._train_one(model, start, order, client, payload.version, state)
-            update = torch.sub(model.vector, start)
-            failure = _failure(result, update)
-            train_seconds += time.perf_counter() - began
-            reports.append(ClientReport(client, order.edge, result.loss, result.num_steps, failure))
+            result = self._train_one(model, received, control, order, client, payload.version, state)
+            failure = _failure(result)
+            sums.train_seconds += time.perf_counter() - began
+            num_samples = len(setup.client_indices[client])
+            sums.reports.append(ClientReport(client, order.edge, result.loss, result.num_steps, num_samples, failure))
             kept_states.append(state if failure else result.state)
-            if failure:
-                continue
-            received, rows = self._upload(update, order, client, payload.version)
-            transfers += rows
-            client_weight = self._setup.strategy.client_weight(len(self._setup.client_indices[client]))
-            term = received.mul_(client_weight)
-            total = term if total is None else total.add_(term)
-            weight += client_weight
-            usable.append(client)
-        partial = PartialUpdate(
-            total=None if total is None else as_numpy(total),
-            weight=weight,
-            label_counts=self._setup.label_counts[usable].sum(axis=0),
-            reports=tuple(reports),
-            transfers=tuple(transfers),
-            train_seconds=train_seconds,
-        )
-        return partial, kept_states
+            if not failure:
+                reported = named(parts, order.reported_parts.get(client))
+                arrived = self._upload(result, order, client, payload.version, reported)
+                weight = setup.strategy.client_weight(num_samples, result.num_steps)
+                sums.add(arrived, weight, reported, setup.label_counts[client])
+        return sums.partial(setup.label_counts.shape[1]), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """Images [chunk.size, C, H, W] in [0, 1] from a model; the noise is keyed by (seed, round, chunk)."""
@@ -150,45 +138,93 @@ class ClientHost:
         return model
 
     def _train_one(
-        self, model: FlatModel, start: Tensor, order: LocalOrder, client: int, version: int, state: ClientState | None
+        self,
+        model: FlatModel,
+        received: Tensor,
+        control: Tensor | None,
+        order: LocalOrder,
+        client: int,
+        version: int,
+        state: ClientState | None,
     ) -> LocalResult:
         setup = self._setup
         try:
-            model.vector.copy_(start)
             images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
-            return train_client(
-                model,
-                images,
-                setup.process.loss,
-                setup.penalty,
-                setup.local,
-                order,
-                client=client,
-                seed=setup.seed,
-                version=version,
-                state=state,
+            return self._trainer.train(
+                model, images, order, client=client, received=received, version=version, control=control, state=state
             )
         except Exception as error:
             where = f"{client_name(client)} on {setup.topology.aggregator_name(order.edge)} in round {order.round}"
             raise RunFailedError(f"{where} failed in local training:\n{traceback.format_exc()}") from error
 
-    def _upload(self, update: Tensor, order: LocalOrder, client: int, version: int) -> tuple[Tensor, list[Transfer]]:
-        """Sends an update, and the label counts where the method shares them."""
+    def _upload(self, result: LocalResult, order: LocalOrder, client: int, version: int, reported: Sequence[Part]) -> "_Arrived":
+        """Sends an update, and what else the method shares."""
         setup = self._setup
         channel = Channel(order.round, setup.topology.from_client, client_name(client))
         destination = [setup.topology.aggregator_name(order.edge)]
-        received, rows = channel.send_model(update, version, destination)
+        update, transfers = channel.send_model(result.update, version, reported, destination)
+        control = result.control
+        if control is not None:
+            control, rows = channel.send_control(control, version, destination)
+            transfers += rows
         if setup.strategy.shares_label_statistics:
-            _, statistics_rows = channel.send_statistics(setup.label_counts[client], destination)
-            rows = rows + statistics_rows
-        return received, rows
+            transfers += channel.send_statistics(setup.label_counts[client], destination)[1]
+        return _Arrived(update, control, transfers)
 
 
-def _failure(result: LocalResult, update: Tensor) -> str:
+@dataclass(frozen=True)
+class _Arrived:
+    """What reached the aggregator from one client."""
+
+    update: Tensor
+    control: Tensor | None
+    transfers: list[Transfer]
+
+
+class _Sums:
+    """Adds up what arrives, in the order it is given."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._weights = [0.0] * len(parts)
+        self._total: Tensor | None = None
+        self._control: Tensor | None = None
+        self._label_counts: list[NDArray[np.int64]] = []
+        self._transfers: list[Transfer] = []
+        self.reports: list[ClientReport] = []
+        self.train_seconds = 0.0
+
+    def add(self, arrived: _Arrived, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
+        """The update may be overwritten."""
+        term = arrived.update.mul_(weight)
+        self._total = term if self._total is None else self._total.add_(term)
+        if arrived.control is not None:
+            self._control = arrived.control.clone() if self._control is None else self._control.add_(arrived.control)
+        for index, part in enumerate(self._parts):
+            self._weights[index] += weight if part in reported else 0.0
+        self._label_counts.append(label_counts)
+        self._transfers += arrived.transfers
+
+    def partial(self, num_classes: int) -> PartialUpdate:
+        """The sums so far."""
+        return PartialUpdate(
+            total=None if self._total is None else as_numpy(self._total),
+            weights=tuple(self._weights),
+            control=None if self._control is None else as_numpy(self._control),
+            label_counts=np.sum([np.zeros(num_classes, np.int64), *self._label_counts], axis=0),
+            reports=tuple(self.reports),
+            transfers=tuple(self._transfers),
+            train_seconds=self.train_seconds,
+        )
+
+
+def _failure(result: LocalResult) -> str:
     """Why an update must not be aggregated; empty if it may."""
     if not math.isfinite(result.loss):
         return f"loss became {result.loss}"
     # One non-finite entry makes the sum non-finite; finite entries overflow it only when they are useless too.
-    if not math.isfinite(float(update.sum())):
+    if not math.isfinite(float(result.update.sum())):
         return "the update holds non-finite values"
+    if result.control is not None and not math.isfinite(float(result.control.sum())):
+        return "the control variate holds non-finite values"
     return ""

@@ -1,11 +1,13 @@
 """The cloud: its main loop is the algorithm of the paper, its driver is whatever `Backend` it is given."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
@@ -15,12 +17,13 @@ from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, client_name
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask
 from fedphd_ray.runtime.checkpoint import Checkpoints
-from fedphd_ray.runtime.evaluation import Evaluator
+from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.progress import Reporter, RoundRecord, round_record
 from fedphd_ray.runtime.prune import plan_pruning
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.runtime.traffic import downloads, edge_uploads
+from fedphd_ray.strategies.base import KEPT_PARTS, Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 
@@ -68,9 +71,11 @@ class Cloud:
             round=0,
             model=model,
             ema=model if experiment.server.ema_decay else None,
-            edge_models=(self._backend.put(model),) * edges,
+            edge_models=(),
             edge_statistics=(EdgeStatistics.empty(experiment.population.num_classes),) * edges,
+            server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
+        run = self._broadcast(run)
         if experiment.pruning.mode == "at_init":
             run = self._prune(run)
         self._observe(run, None)
@@ -87,15 +92,14 @@ class Cloud:
             state, homogeneity = self._collect(state, outcomes)
             if plan.syncs:
                 sent += edge_uploads(experiment, state, plan)
-                state = self._synchronise(state)
+                state = self._synchronise(state, outcomes)
             if plan.prunes:
                 state = self._prune(state)
             sent += [row for outcome in outcomes for row in outcome.report.transfers]
             seconds = time.perf_counter() - began
             reports = [outcome.report for outcome in outcomes]
-            record = round_record(
-                plan, state.model.version, reports, homogeneity, self._ledger.extend(sent), seconds, self._backend.slots
-            )
+            moved, epochs = self._ledger.extend(sent), experiment.local.epochs
+            record = round_record(plan, state.model.version, reports, homogeneity, moved, seconds, self._backend.slots, epochs)
             self._observe(state, record)
         return state
 
@@ -110,8 +114,8 @@ class Cloud:
             clients = [client for block in blocks for client in block.clients]
             states = {client: state.client_states[client] for client in clients if client in state.client_states}
             if blocks:
-                order = LocalOrder(plan.round, edge, scale, sparsity)
-                tasks.append(EdgeTask(edge, state.edge_models[edge], blocks, order, states))
+                order = LocalOrder(plan.round, edge, scale, sparsity, plan.reported_parts)
+                tasks.append(EdgeTask(edge, state.edge_models[edge], blocks, order, experiment.strategy, states))
         return tasks
 
     def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, dict[int, float]]:
@@ -145,38 +149,64 @@ class Cloud:
         )
         return new, homogeneity
 
-    def _synchronise(self, state: RunState) -> RunState:
-        """Aggregates the edges at the cloud, gives the result to all of them, and starts their statistics afresh."""
+    def _synchronise(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
+        """Aggregates the edges at the cloud, lets the server step, gives the result to all edges, and clears their statistics."""
         experiment = self._experiment
         weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
-        models = [as_tensor(self._backend.get_payload(handle).vector) for handle in state.edge_models]
-        vector = weighted_models(as_tensor(state.model.vector), models, weights)
-        model = replace(state.model, vector=as_numpy(vector))
-        return replace(
+        payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
+        base = as_tensor(state.model.vector)
+        aggregate = Aggregate(
+            base=base,
+            mean=weighted_models(base, [as_tensor(payload.vector) for payload in payloads], weights),
+            control=None if (control := payloads[0].control) is None else as_tensor(control),
+            weight=sum(outcome.report.weight for outcome in outcomes),
+            num_clients=experiment.population.num_clients,
+        )
+        server = {name: as_tensor(vector) for name, vector in state.server.items()}
+        vector, kept = experiment.strategy.server_step(aggregate, server)
+        if (optimizer := experiment.server.optimizer) is not None:
+            step, moments = optimizer.step(vector - base, server)
+            vector, kept = base + step, kept | moments
+        new = replace(
             state,
-            model=model,
+            model=replace(state.model, vector=as_numpy(vector)),
             ema=_average(state.ema, vector, experiment.server.ema_decay),
-            edge_models=(self._backend.put(model),) * len(state.edge_models),
+            server=_arrays(kept),
             edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
         )
+        return self._broadcast(new)
+
+    def _broadcast(self, state: RunState) -> RunState:
+        """Every edge holds what the cloud holds; one object, whoever reads it."""
+        return replace(state, edge_models=(self._backend.put(state.broadcast),) * len(state.edge_statistics))
 
     def _prune(self, state: RunState) -> RunState:
         """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
         plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
-        model = plan.cut_payload(state.model)
-        return replace(
+        layout = state.model.layout
+        new = replace(
             state,
-            model=model,
+            model=plan.cut_payload(state.model),
             ema=None if state.ema is None else plan.cut_payload(state.ema),
-            edge_models=(self._backend.put(model),) * len(state.edge_models),
             client_states={
-                client: self._backend.put(_cut_state(plan, self._backend.get_state(handle), state.model.layout))
+                client: self._backend.put(_cut_state(plan, self._backend.get_state(handle), layout))
                 for client, handle in state.client_states.items()
             },
+            server=_cut_vectors(plan, state.server, layout),
             plan=plan,
             pruned_round=state.round,
             plan_owed=frozenset(state.client_states),
         )
+        return self._broadcast(new)
+
+    def delivered_models(self, state: RunState) -> dict[int | None, Payload]:
+        """What a user gets: one model (of client None), or some clients' own where the cloud has no whole one."""
+        strategy, model = self._experiment.strategy, state.delivered
+        if not strategy.keeps_parts_private or not state.client_states:
+            return {None: model}
+        chosen = spread(sorted(state.client_states), self._experiment.evaluation.num_clients)
+        kept = {client: self._backend.get_state(state.client_states[client]).vectors[KEPT_PARTS] for client in chosen}
+        return dict(client_models(model, strategy.parts(model.layout), kept).items())
 
     def _observe(self, state: RunState, record: RoundRecord | None) -> None:
         """Evaluation, progress and checkpoint: nothing here changes the state."""
@@ -184,7 +214,8 @@ class Cloud:
         quality = None
         if self._evaluator is not None and experiment.evaluation.due(state.round, last):
             picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
-            quality = self._evaluator.evaluate(self._backend, self._backend.put(state.delivered), state.round, picture)
+            models = [self._backend.put(model) for model in self.delivered_models(state).values()]
+            quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
             self._reporter.on_quality(state.round, quality)
         if record is not None:
             self._reporter.on_round(record, quality)
@@ -200,10 +231,17 @@ def _average(ema: Payload | None, vector: Tensor, decay: float) -> Payload | Non
     return replace(ema, vector=as_numpy(torch.lerp(vector, as_tensor(ema.vector), decay)))
 
 
+def _arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: as_numpy(vector) for name, vector in vectors.items()}
+
+
+def _cut_vectors(plan: PrunePlan, vectors: Mapping[str, NDArray[np.float32]], layout: Layout) -> dict[str, NDArray[np.float32]]:
+    """Whatever is shaped like the model, cut like the model."""
+    return {name: as_numpy(plan.cut_vector(as_tensor(vector), layout)[0]) for name, vector in vectors.items()}
+
+
 def _cut_state(plan: PrunePlan, state: ClientState, layout: Layout) -> ClientState:
-    """A client's kept vectors, cut like the model."""
-    vectors = {name: as_numpy(plan.cut_vector(as_tensor(vector), layout)[0]) for name, vector in state.vectors.items()}
-    return ClientState(vectors, state.scalars, plan.version)
+    return ClientState(_cut_vectors(plan, state.vectors, layout), state.scalars, plan.version)
 
 
 def _failures(round: int, name: str, reports: Sequence[ClientReport]) -> list[str]:

@@ -1,18 +1,25 @@
 """Quality of the global model while it is trained: samples from the hosts, figures and a picture at the driver."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
-from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
+from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
+from fedphd_ray.records import Payload
 from fedphd_ray.runtime.backend import Backend, Handle
 from fedphd_ray.runtime.client_host import SampleChunk
+from fedphd_ray.strategies.parts import Part, with_private_parts
+from fedphd_ray.tensors import as_numpy, as_tensor
 
 GRID_IMAGES = 80
 
@@ -25,6 +32,7 @@ class EvaluationConfig(BaseModel):
         num_samples: generated images per evaluation; FIDs from different numbers are not comparable.
         steps: DDIM steps.
         chunk_size: images per batch of the sampler; belongs to the experiment, because a batch's noise is one draw.
+        num_clients: where clients keep parts of the model, so many clients' models are judged, and figures are their means.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +41,7 @@ class EvaluationConfig(BaseModel):
     num_samples: Annotated[int, Field(ge=2)] = 1000
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     chunk_size: PositiveInt = 125
+    num_clients: PositiveInt = 4
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the model is judged after `round` (0: before training)."""
@@ -57,12 +66,33 @@ class Evaluator:
         network = load_feature_network(data.images, data.labels, data.num_classes, default_cache_dir())
         return QualityMeter(data.images, network)
 
-    def evaluate(self, backend: Backend, model: Handle, round: int, picture: Path | None) -> QualityReport:
-        """Draws samples on the backend's hosts, writes a grid of the first of them, and returns the figures."""
+    def evaluate(self, backend: Backend, models: Sequence[Handle], round: int, picture: Path | None) -> QualityReport:
+        """Draws samples on the backend's hosts, writes a grid of the first of them, and returns the figures.
+
+        Args:
+            backend: draws.
+            models: usually one; of several, the mean figures are returned, and the picture shows some samples of each.
+            round: keys the noise; every model is given the same.
+            picture: where the grid goes; None for nowhere.
+        """
         sizes = chunk_sizes(self._config.num_samples, self._config.chunk_size)
         chunks = [SampleChunk(round, index, size, self._config.steps) for index, size in enumerate(sizes)]
-        images = torch.from_numpy(backend.sample(model, chunks))
+        drawn = [torch.from_numpy(backend.sample(model, chunks)) for model in models]
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
-            save_grid(images[:GRID_IMAGES], picture, columns=10)
-        return self._meter.evaluate(images, self._config.steps)
+            save_grid(torch.cat([images[: GRID_IMAGES // len(drawn)] for images in drawn]), picture, columns=10)
+        return mean_report([self._meter.evaluate(images, self._config.steps) for images in drawn])
+
+
+def client_models(model: Payload, parts: Sequence[Part], kept: Mapping[int, NDArray[np.float32]]) -> dict[int, Payload]:
+    """Client -> its own model: the cloud's with the private parts that the client kept [num_params]."""
+    vector = as_tensor(model.vector)
+    return {
+        client: replace(model, vector=as_numpy(with_private_parts(vector, as_tensor(own), parts))) for client, own in kept.items()
+    }
+
+
+def spread(clients: Sequence[int], num: int) -> list[int]:
+    """At most `num` of the clients, evenly spread over the sequence."""
+    num = min(num, len(clients))
+    return [clients[index * len(clients) // num] for index in range(num)]

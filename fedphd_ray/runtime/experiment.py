@@ -13,6 +13,7 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec
 from fedphd_ray.federation.local_training import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.server_optimizer import ServerOptimizer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.records import Population, Topology
@@ -29,11 +30,13 @@ class ServerConfig(BaseModel):
     Attributes:
         ema_decay: moving average of the cloud's models, kept * decay + new * (1 - decay) at every synchronisation; the average is
             then what is judged and delivered. 0 keeps none (the paper).
+        optimizer: how the cloud steps along what an aggregation changes; null takes the aggregate as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    optimizer: ServerOptimizer | None = None
 
 
 @dataclass(frozen=True)

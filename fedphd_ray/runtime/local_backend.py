@@ -62,5 +62,5 @@ class LocalBackend:
             partial, new_states = self._host.train(payload, task.order, block.clients, kept)
             partials.append(partial)
             states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
-        model, report = self._edges[task.edge].aggregate(payload, [1] * len(partials), *partials)
+        model, report = self._edges[task.edge].aggregate(payload, [1] * len(partials), task.strategy, *partials)
         return EdgeOutcome(report, model, states)

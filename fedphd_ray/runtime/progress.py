@@ -18,6 +18,8 @@ class RoundRecord:
 
     Attributes:
         loss: mean noise-prediction loss over the round's optimiser steps.
+        local_steps: optimiser steps of all clients whose update was aggregated.
+        num_images: images that went through them, repetitions counted.
         participants: client -> edge.
         homogeneity: edge -> SH of what it has seen since the last synchronisation.
         bytes_by_hop: of this round.
@@ -30,6 +32,8 @@ class RoundRecord:
 
     round: int
     loss: float
+    local_steps: int
+    num_images: int
     participants: dict[int, int]
     homogeneity: dict[int, float]
     bytes_by_hop: dict[str, int]
@@ -50,8 +54,9 @@ def round_record(
     bytes_by_hop: Mapping[str, int],
     seconds: float,
     slots: int,
+    epochs: int,
 ) -> RoundRecord:
-    """The record of a round from its plan and its edges' reports."""
+    """The record of a round from its plan and its edges' reports; `epochs` are local passes over a client's images."""
     clients = [client for report in reports for client in report.reports]
     good = [client for client in clients if not client.failure]
     steps = sum(client.num_steps for client in good)
@@ -59,6 +64,8 @@ def round_record(
     return RoundRecord(
         round=plan.round,
         loss=sum(client.loss * client.num_steps for client in good) / steps if steps else math.nan,
+        local_steps=steps,
+        num_images=sum(client.num_samples for client in good) * epochs,
         participants=plan.edge_of,
         homogeneity=dict(homogeneity),
         bytes_by_hop=dict(bytes_by_hop),

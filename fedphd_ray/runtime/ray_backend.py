@@ -49,7 +49,7 @@ class RayBackend:
         self._config = config
         self._placement = placement
         self._sizes = [len(indices) for indices in setup.client_indices]
-        self._keeps_states = setup.local.keeps_state
+        self._keeps_states = setup.keeps_states
         num_edges = len(setup.topology.aggregators)
         pool.ensure(placement.num_hosts, num_edges)
         self._hosts, self._edges = pool.hosts[: placement.num_hosts], pool.edges[:num_edges]
@@ -88,7 +88,9 @@ class RayBackend:
             own = sorted((unit for unit in units if unit.task == index), key=lambda unit: unit.position)
             sizes = [len(block.clients) for block in task.blocks] if self._placement.dedicated else [1] * len(task.blocks)
             partials = [results[unit][0] for unit in own]
-            folds.append(self._edges[task.edge].aggregate.options(num_returns=2).remote(task.model, sizes, *partials))
+            folds.append(
+                self._edges[task.edge].aggregate.options(num_returns=2).remote(task.model, sizes, task.strategy, *partials)
+            )
         reports: list[EdgeReport] = self._get_all([report for _, report in folds], deadline, "edge aggregation")
         states = [
             {

@@ -3,9 +3,10 @@
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import RunFailedError, UserError
@@ -21,8 +22,11 @@ from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.placement import decide
 from fedphd_ray.runtime.progress import MetricsFile, Reporter, Reporters
 from fedphd_ray.runtime.ray_environment import prepare_environment
-from fedphd_ray.runtime.run_directory import Summary, save_model, summarise
+from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.state import RunState
+
+if TYPE_CHECKING:
+    from fedphd_ray.runtime.actor_pool import ActorPool
 
 Say = Callable[[str], None]
 
@@ -36,7 +40,12 @@ class Started:
 
 
 def run(
-    experiment: Experiment, directory: Path, reporter: Reporter, say: Say = lambda line: None, config_yaml: str = ""
+    experiment: Experiment,
+    directory: Path,
+    reporter: Reporter,
+    say: Say = lambda line: None,
+    config_yaml: str = "",
+    pool: "ActorPool | None" = None,
 ) -> Summary:
     """Runs an experiment from the beginning.
 
@@ -46,6 +55,7 @@ def run(
         reporter: told of every round.
         say: told, in a sentence each, of what comes before the first round.
         config_yaml: the resolved configuration, which `resume` needs; empty for none.
+        pool: actors to use (`shared_actors`); None starts and ends the run's own.
     """
     if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
         raise UserError(
@@ -60,21 +70,34 @@ def run(
         if config_yaml:
             (directory / "config.yaml").write_text(config_yaml)
 
-    return _run(experiment, directory, reporter, say, prepare, resume=False)
+    return _run(experiment, directory, reporter, say, prepare, pool, resume=False)
 
 
-def resume(experiment: Experiment, directory: Path, reporter: Reporter, say: Say = lambda line: None) -> Summary:
+def resume(
+    experiment: Experiment,
+    directory: Path,
+    reporter: Reporter,
+    say: Say = lambda line: None,
+    pool: "ActorPool | None" = None,
+) -> Summary:
     """Goes on from the newest whole checkpoint; ends in the bits of a run that was never stopped."""
-    return _run(experiment, directory, reporter, say, lambda: None, resume=True)
+    return _run(experiment, directory, reporter, say, lambda: None, pool, resume=True)
 
 
 def _run(
-    experiment: Experiment, directory: Path, reporter: Reporter, say: Say, prepare: Callable[[], None], *, resume: bool
+    experiment: Experiment,
+    directory: Path,
+    reporter: Reporter,
+    say: Say,
+    prepare: Callable[[], None],
+    pool: "ActorPool | None",
+    *,
+    resume: bool,
 ) -> Summary:
     began = time.perf_counter()
     metrics, ledger = MetricsFile(directory), Ledger(directory / "ledger")
     checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
-    with start_backend(experiment, say) as started:
+    with start_backend(experiment, say, pool) as started:
         prepare()
         evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
         cloud = Cloud(
@@ -90,7 +113,10 @@ def _run(
         state = cloud.run(state)
         ledger.flush(state.round)
         memory = started.backend.peak_memory_bytes() + peak_memory_bytes()
-    stock_export = save_model(experiment, state.delivered, directory / "model")
+        models = cloud.delivered_models(state)
+    stock_export = ""
+    for client, model in models.items():
+        stock_export = save_model(experiment, model, directory / model_folder(client))
     summary = summarise(
         experiment,
         state,
@@ -123,11 +149,8 @@ def _restore(checkpoints: Checkpoints, backend: Backend, metrics: MetricsFile, l
 
 
 @contextlib.contextmanager
-def start_backend(experiment: Experiment, say: Say) -> Iterator[Started]:
-    """The backend that `runtime` asks for, ended when the block is left."""
-    model_bytes = model_message(
-        sum(value.numel() for value in build_unet(experiment.spec, device="meta").parameters()), 0
-    ).num_bytes
+def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = None) -> Iterator[Started]:
+    """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
     if experiment.runtime.backend == "local":
         backend = LocalBackend(experiment.host_setup())
         try:
@@ -135,19 +158,50 @@ def start_backend(experiment: Experiment, say: Say) -> Iterator[Started]:
         finally:
             backend.close()
         return
+    with shared_actors([experiment], say) if pool is None else contextlib.nullcontext(pool) as actors:
+        assert actors is not None
+        from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
+        from fedphd_ray.runtime.ray_session import cluster_nodes  # noqa: PLC0415
+
+        placement = decide(experiment.runtime, cluster_nodes(), experiment.demand(_model_bytes(experiment)))
+        if pool is None:  # who shares actors is told once, by whoever started them
+            say(f"placement: {placement.reason}")
+        yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)
+
+
+@contextlib.contextmanager
+def shared_actors(experiments: Sequence[Experiment], say: Say) -> Iterator["ActorPool | None"]:
+    """Ray, joined or started, and a pool of actors for experiments with the same `runtime`; None where that needs no Ray."""
+    runtime = experiments[0].runtime
+    if any(experiment.runtime != runtime for experiment in experiments):
+        raise UserError("runtime", expected="the same for all runs that share actors", found="different sections")
+    if runtime.backend == "local":
+        yield None
+        return
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
     from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_session import cluster_nodes, ray_session  # noqa: PLC0415
+    from fedphd_ray.runtime.ray_session import ray_session  # noqa: PLC0415
 
-    demand, runtime = experiment.demand(model_bytes), experiment.runtime
-    store_bytes = experiment.dataset.images.nbytes + 4 * model_bytes * (demand.blocks_per_round + 8)
-    with ray_session(f"fedphd-{experiment.name}-{secrets.token_hex(4)}", store_bytes):
-        placement = decide(runtime, cluster_nodes(), demand)
-        say(f"placement: {placement.reason}")
-        with ActorPool(runtime, lambda ready, wanted: say(f"starting actors: {ready} of {wanted} ready")) as pool:
-            yield Started(RayBackend(experiment.host_setup(), placement, runtime, pool), placement.reason)
+    store_bytes = max(_store_bytes(experiment) for experiment in experiments)
+    with (
+        ray_session(f"fedphd-{experiments[0].name}-{secrets.token_hex(4)}", store_bytes),
+        ActorPool(runtime, lambda ready, wanted: say(f"starting actors: {ready} of {wanted} ready")) as pool,
+    ):
+        yield pool
+
+
+def _model_bytes(experiment: Experiment) -> int:
+    dense = build_unet(experiment.spec, device="meta")
+    return model_message(sum(value.numel() for value in dense.parameters()), 0).num_bytes
+
+
+def _store_bytes(experiment: Experiment) -> int:
+    """What one round may hold in the object store at once, with room."""
+    model_bytes = _model_bytes(experiment)
+    models = 4 * (experiment.demand(model_bytes).blocks_per_round + 8)
+    states = 3 * experiment.population.num_clients if experiment.host_setup().keeps_states else 0
+    return experiment.dataset.images.nbytes + (models + states) * model_bytes
 
 
 __all__ = ["RunFailedError", "Summary", "resume", "run", "start_backend"]

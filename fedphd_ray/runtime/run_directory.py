@@ -5,6 +5,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from fedphd_ray.diffusion.export import export_stock, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.channel import model_message
@@ -49,6 +51,19 @@ class Summary:
         partial = directory / "summary.json.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
         partial.replace(directory / "summary.json")
+
+    @classmethod
+    def read(cls, directory: Path) -> "Summary | None":
+        """The summary of a finished run; None where there is none, or it is of another version of this program."""
+        try:
+            return TypeAdapter(cls).validate_json((directory / "summary.json").read_text())
+        except (OSError, ValidationError):
+            return None
+
+
+def model_folder(client: int | None) -> str:
+    """Where a delivered model lies in the run directory: the federation's, or one client's own."""
+    return "model" if client is None else f"clients/client-{client:03d}"
 
 
 def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:

@@ -1,10 +1,14 @@
 """`RunState` is everything a run is between two rounds: exactly what a checkpoint holds."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import EdgeStatistics, Payload
 from fedphd_ray.runtime.backend import Handle
+from fedphd_ray.strategies.base import CONTROL
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class RunState:
         edge_models: the model each edge holds.
         edge_statistics: what each edge has seen since the last synchronisation.
         client_states: what clients keep between rounds, where they do.
+        server: vectors that the method and the server's optimiser keep at the cloud [num_params].
         plan: how the network was pruned, once it was.
         pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
         plan_owed: clients that keep state of the former architecture and have not taken part since: they still need the plan.
@@ -30,10 +35,16 @@ class RunState:
     edge_models: tuple[Handle, ...]
     edge_statistics: tuple[EdgeStatistics, ...]
     client_states: dict[int, Handle] = field(default_factory=dict)
+    server: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     plan: PrunePlan | None = None
     pruned_round: int = 0
     plan_owed: frozenset[int] = frozenset()
     failures: tuple[str, ...] = ()
+
+    @property
+    def broadcast(self) -> Payload:
+        """What the aggregators are given: the model, and the server's control variate if the method has one."""
+        return replace(self.model, control=self.server.get(CONTROL))
 
     @property
     def delivered(self) -> Payload:

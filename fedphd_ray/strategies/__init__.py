@@ -6,8 +6,17 @@ from pydantic import Field
 
 from fedphd_ray.strategies.base import Strategy
 from fedphd_ray.strategies.fedavg import FedAvg
+from fedphd_ray.strategies.feddiffuse import FedDiffuse
+from fedphd_ray.strategies.feddyn import FedDyn
+from fedphd_ray.strategies.fednova import FedNova
 from fedphd_ray.strategies.fedphd import FedPhD
+from fedphd_ray.strategies.fedprox import FedProx
+from fedphd_ray.strategies.moon import Moon
+from fedphd_ray.strategies.scaffold import Scaffold
 
-AnyStrategy = Annotated[FedPhD | FedAvg, Field(discriminator="name")]
+AnyStrategy = Annotated[
+    FedPhD | FedAvg | FedProx | Scaffold | Moon | FedDiffuse | FedDyn | FedNova,
+    Field(discriminator="name"),
+]
 
-__all__ = ["AnyStrategy", "FedAvg", "FedPhD", "Strategy"]
+__all__ = ["AnyStrategy", "FedAvg", "FedDiffuse", "FedDyn", "FedNova", "FedPhD", "FedProx", "Moon", "Scaffold", "Strategy"]

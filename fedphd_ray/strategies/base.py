@@ -1,23 +1,127 @@
 """The seam of a federated method: a frozen record of hyper-parameters and a few hooks, with FedAvg's behaviour as default.
 
-A strategy has no state of its own. Pruning, partition, placement and codec are other choices; none of them is asked about here.
+The server half are hooks of `Strategy`, the client half is the `LocalMethod` that it makes for each client and round. Neither
+keeps anything of its own: what a method remembers are flat vectors of the model's layout that the driver keeps for it, so that
+they are in every checkpoint and are cut when the model is pruned. Pruning, partition, placement and codec are other choices;
+none is asked about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
 
 from fedphd_ray.records import EdgeStatistics, Population
+from fedphd_ray.strategies.parts import Part, whole
+from fedphd_ray.tensors import Layout
+
+CONTROL = "control"
+"""Name of the server's vector that travels with the model, for methods with `sends_control`."""
+KEPT_PARTS = "private"
+"""Name under which a client keeps its private parts, for methods with `keeps_parts_private`: zero everywhere else."""
+
+
+class Loss(Protocol):
+    """The noise-prediction loss: a scalar from a denoiser, clean images [B, C, H, W] in [-1, 1], and a CPU generator."""
+
+    def __call__(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The scalar, with a graph to go back on."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalStart:
+    """What the client half of a method begins with. All vectors have the layout of the model; none may be written into.
+
+    Attributes:
+        received: the model as it arrived; parts that did not travel hold the aggregator's copy, which the client cannot know.
+        control: the server's vector that arrived beside it (`sends_control`), or None.
+        kept: what this client kept from its last round, by the names it gave; empty the first time.
+        module: the network that is trained; between steps its parameters are what is trained.
+        layout: names and shapes in the vectors.
+        learning_rate: of the local optimiser in this round.
+        full_gradient: the gradient of the loss at `received` over all of the client's images: one more pass over them.
+    """
+
+    received: Tensor
+    control: Tensor | None
+    kept: Mapping[str, Tensor]
+    module: nn.Module
+    layout: Layout
+    learning_rate: float
+    full_gradient: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class LocalEnd:
+    """What a client sends beside its update (`sends_control`), and what it keeps for its next round."""
+
+    control: Tensor | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+class LocalMethod:
+    """The client half: one client, one round. By default local training is left as it is.
+
+    Args:
+        start: what is known before the first step.
+    """
+
+    def __init__(self, start: LocalStart) -> None:
+        self.start = start
+
+    def initial(self) -> Tensor:
+        """Parameters to begin with [num_params]; the client's update is measured from here."""
+        return self.start.received
+
+    def loss(self, task: Loss, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The scalar to go down on."""
+        return task(denoiser, images, generator)
+
+    def correct(self, grad: Tensor, vector: Tensor) -> None:
+        """Changes the gradient [num_params] in place, before it is clipped; `vector` are the parameters it was taken at."""
+
+    def end(self, vector: Tensor, num_steps: int) -> LocalEnd:
+        """Called with the trained parameters [num_params]; what it returns may share no memory with them."""
+        return LocalEnd()
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What came of a synchronisation, before the server's own step.
+
+    Attributes:
+        base: the cloud's model before it [num_params].
+        mean: the weighted mean of the models [num_params].
+        control: the sum of what the clients sent beside their updates, or None.
+        weight: the sum of the clients' weights (of a flat federation; with edges it is theirs in the last round).
+        num_clients: all registered clients, N.
+    """
+
+    base: Tensor
+    mean: Tensor
+    control: Tensor | None
+    weight: float
+    num_clients: int
 
 
 class Strategy(BaseModel):
     """Hooks of a federated method; subclasses are their own configuration.
 
-    Attributes:
-        shares_label_statistics: whether label counts travel (edges to clients and cloud, clients to edges); they are then in the
+    The properties are fixed by class and hyper-parameters:
+
+        shares_label_statistics: label counts travel (edges to clients and cloud, clients to edges); they are then in the
             ledger. A method that does not use them must not be given them.
+        sends_control: the server's vector `CONTROL` goes to every client of a round, and each sends one back
+            (`LocalEnd.control`).
+        keeps_state: clients keep something between rounds (`LocalEnd.kept`).
+        flat_only: the server steps after every round, so that there can be no edges.
+        keeps_parts_private: some parts of the model never leave the client: the cloud has no whole model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,15 +131,51 @@ class Strategy(BaseModel):
         """See the class."""
         return False
 
+    @property
+    def sends_control(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def keeps_state(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def flat_only(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def keeps_parts_private(self) -> bool:
+        """See the class."""
+        return False
+
     def choose_edges(
         self, cohort: Sequence[int], population: Population, edges: Sequence[EdgeStatistics], rng: np.random.Generator
     ) -> list[int]:
         """The edge of each client of the cohort, in its order. Default: a fixed edge per client, its id modulo the edges."""
         return [client % len(edges) for client in cohort]
 
-    def client_weight(self, num_samples: int) -> float:
+    def parts(self, layout: Layout) -> tuple[Part, ...]:
+        """Shares of the model that travel and are averaged separately; together they are all of it. Default: one."""
+        return whole(layout)
+
+    def reported_parts(self, cohort: Sequence[int], rng: np.random.Generator) -> dict[int, tuple[str, ...]]:
+        """Client -> names of the parts it sends back in this round; a client that is not in it sends all that are not private."""
+        return {}
+
+    def local_method(self, start: LocalStart) -> LocalMethod:
+        """The client half for one client and round."""
+        return LocalMethod(start)
+
+    def client_weight(self, num_samples: int, num_steps: int) -> float:
         """Weight of a client's update at its edge. Default: its number of images n_i (McMahan et al. 2017)."""
         return float(num_samples)
+
+    def step_scale(self, num_samples: Sequence[int], num_steps: Sequence[int]) -> float:
+        """Factor on the weighted mean of the updates, from n_i and local steps of those that take part. Default: 1."""
+        return 1.0
 
     def edge_weights(self, edges: Sequence[EdgeStatistics], population: Population) -> NDArray[np.float64]:
         """Weight of each edge's model at the cloud [num_edges], summing to 1. Default: images since the last synchronisation.
@@ -44,3 +184,11 @@ class Strategy(BaseModel):
         """
         samples = np.asarray([edge.num_samples for edge in edges], dtype=np.float64)
         return samples / samples.sum() if samples.sum() > 0 else np.full(len(edges), 1.0 / len(edges))
+
+    def initial_server(self, num_params: int) -> dict[str, Tensor]:
+        """Vectors [num_params] that the server keeps, before the first round."""
+        return {}
+
+    def server_step(self, aggregate: Aggregate, server: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cloud's new model and vectors from an aggregate. Default: the mean; nothing is kept."""
+        return aggregate.mean, dict(server)

@@ -44,7 +44,7 @@ CELEBA = UNetSpec(
 
 def narrow_time_embedding(spec, width):
     """Shapes of the network whose time embedding has a hidden layer of `width`: the smallest honest pruning."""
-    shapes = parameter_shapes(spec)
+    shapes = dict(parameter_shapes(spec))
     dense = shapes["time_embedding.linear_1.bias"][0]
     shapes["time_embedding.linear_1.weight"] = (width, shapes["time_embedding.linear_1.weight"][1])
     shapes["time_embedding.linear_1.bias"] = (width,)

@@ -1,11 +1,13 @@
 """The fold and the two averages built on it."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.federation.aggregation import apply_update, fold, weighted_models
+from fedphd_ray.strategies.parts import Part
+
+ALL = (Part("model", (slice(0, 301),)),)
 
 
 def vectors(num: int, size: int = 301) -> list[torch.Tensor]:
@@ -41,14 +43,14 @@ def test_weighted_mean_of_updates_is_fedavg() -> None:
     total = fold([30.0 * (first - base), 10.0 * (second - base)])
     assert total is not None
     expected = (30 * first.double() + 10 * second.double()) / 40
-    assert torch.allclose(apply_update(base, total, 40.0), expected.float(), atol=1e-6)
+    assert torch.allclose(apply_update(base, total, ALL, [40.0]), expected.float(), atol=1e-6)
 
 
 def test_updates_of_zero_change_no_bit() -> None:
     base = vectors(1)[0]
     total = fold([7.0 * torch.zeros_like(base), 3.0 * torch.zeros_like(base)])
     assert total is not None
-    assert torch.equal(apply_update(base, total, 10.0), base)
+    assert torch.equal(apply_update(base, total, ALL, [10.0]), base)
     assert torch.equal(weighted_models(base, [base.clone(), base.clone()], [0.3, 0.7]), base)
 
 
@@ -63,6 +65,9 @@ def test_one_edge_at_the_cloud_is_that_edge_to_rounding() -> None:
     assert torch.allclose(weighted_models(base, [model], [1.0]), model, atol=1e-6)
 
 
-def test_no_weight_is_a_mistake_of_ours() -> None:
-    with pytest.raises(AssertionError):
-        apply_update(torch.zeros(2), torch.zeros(2), 0.0)
+def test_parts_are_averaged_over_those_who_report_them() -> None:
+    base, total = torch.ones(5), torch.full((5,), 6.0)
+    parts = (Part("first", (slice(0, 1), slice(3, 5))), Part("second", (slice(1, 2),)), Part("nobody's", (slice(2, 3),)))
+    assert apply_update(base, total, parts, [2.0, 3.0, 0.0]).tolist() == [4.0, 3.0, 1.0, 4.0, 4.0]
+    assert apply_update(base, total, parts, [2.0, 3.0, 0.0], scale=0.5).tolist() == [2.5, 2.0, 1.0, 2.5, 2.5]
+    assert base.tolist() == [1.0] * 5

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.local_training import FlatModel, LocalConfig, train_client
+from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import LocalOrder
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.strategies import FedAvg
 
 ORDER = LocalOrder(round=3, edge=0, learning_rate_scale=1.0, sparsity=0.0)
 IMAGES = torch.linspace(-1, 1, 10 * 4).view(10, 1, 2, 2)
@@ -26,9 +27,10 @@ def loss(denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Ten
 
 def train(module: nn.Module, config: LocalConfig, order: LocalOrder = ORDER, client: int = 7, seed: int = 1, state=None):
     model = FlatModel(module)
-    result = train_client(
-        model, IMAGES, loss, SparsityPenalty("channel"), config, order, client=client, seed=seed, version=0, state=state
-    )
+    trainer = LocalTrainer(config, FedAvg(), loss, SparsityPenalty("channel"), seed)
+    received = model.vector.clone()
+    result = trainer.train(model, IMAGES, order, client=client, received=received, version=0, state=state)
+    assert torch.equal(result.update, model.vector - received)
     return model.vector.clone(), result
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from federations import Outcome, federate, tiny
+from federations import FLAT, METHODS, Outcome, federate, method, outcome_of, shapes, tiny
 
 from fedphd_ray.config import Config
 from fedphd_ray.forecast import forecast
@@ -14,6 +14,13 @@ FEDAVG = {"strategy": {"name": "fedavg"}}
 
 def num_bytes(outcome: Outcome, hop: str, kind: str = "model") -> int:
     return sum(row.num_bytes for row in outcome.transfers if row.hop == hop and row.kind == kind)
+
+
+def sums_by_hop(outcome: Outcome) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for row in outcome.transfers:
+        sums[row.hop] += row.num_bytes
+    return sums
 
 
 def test_hierarchical_fedavg_has_its_closed_form() -> None:
@@ -66,16 +73,32 @@ def test_rows_before_and_after_pruning_differ_by_the_models() -> None:
         tiny(pruning={"mode": "prune", "round": 3}, local={"optimizer_state": "per_client"}, schedule={"rounds": 6}),
         tiny(**FEDAVG, hierarchy={"num_edges": 0, "cloud_period": 1}, local={"optimizer_state": "per_client"}),
         tiny(hierarchy={"num_edges": 5, "cloud_period": 3}, schedule={"clients_per_round": 2}),
-        tiny(data={"name": "digits", "num_clients": 5, "partition": {"name": "dirichlet", "alpha": 0.1}}),
+        tiny(data=shapes(5, {"name": "dirichlet", "alpha": 0.1})),
     ],
     ids=["fedphd", "fedavg", "at init", "prune", "kept moments", "flat", "many edges", "dirichlet"],
 )
 def test_the_forecast_is_the_ledger_to_the_byte(config: Config) -> None:
-    outcome = federate(config)
-    sums: Counter[str] = Counter()
-    for row in outcome.transfers:
-        sums[row.hop] += row.num_bytes
-    assert forecast(config.build()).bytes_by_hop == sums
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(federate(config))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_forecast_is_the_ledger_for_every_method(name: str) -> None:
+    assert forecast(method(name).build()).bytes_by_hop == sums_by_hop(outcome_of(name))
+
+
+def test_scaffold_moves_twice_what_fedavg_moves() -> None:
+    flat = {"hierarchy": FLAT, "pruning": {"mode": "none"}}
+    scaffold, fedavg = (federate(tiny(**flat, strategy={"name": name})) for name in ("scaffold", "fedavg"))
+    sums = [sum(row.num_bytes for row in outcome.transfers) for outcome in (scaffold, fedavg)]
+    assert sums[0] == 2 * sums[1]
+    kinds = Counter(row.kind for row in scaffold.transfers)
+    assert kinds["model"] == kinds["control"] == 2 * 4 * 4
+
+
+@pytest.mark.parametrize("name", ["fedprox", "moon", "fednova", "feddyn", "fedavgm", "fedadam"])
+def test_other_methods_move_what_fedavg_moves(name: str) -> None:
+    chosen, fedavg = method(name, **DENSE), method("flat fedavg" if name == "feddyn" else "fedavg", **DENSE)
+    assert forecast(chosen.build()).bytes_by_hop == forecast(fedavg.build()).bytes_by_hop
 
 
 def test_rounds_account_for_every_row() -> None:

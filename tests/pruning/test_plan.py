@@ -71,7 +71,7 @@ def outputs(model, state, spec, steps=(3, 700)):
 )
 def test_a_quarter_of_the_channels_is_56_percent_of_the_network(name, dense, pruned, specs, groups_of):
     spec = specs[name]
-    shapes = parameter_shapes(spec)
+    shapes = dict(parameter_shapes(spec))
     for ratio, expected in ((0.0, dense), (0.25, pruned)):
         left = uniform_plan(groups_of[name], ratio, 1).shapes(shapes)
         model = build_unet(spec, left, device="meta")
@@ -199,7 +199,7 @@ def test_a_diverged_model_is_not_pruned(bad):
 
 
 def test_shapes_do_not_depend_on_weights(specs, groups_of):
-    shapes = parameter_shapes(specs["digits"])
+    shapes = dict(parameter_shapes(specs["digits"]))
     expected = uniform_plan(groups_of["digits"], 0.3, 1).shapes(shapes)
     kept = set()
     for seed in (1, 2):

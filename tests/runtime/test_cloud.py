@@ -10,6 +10,7 @@ from federations import federate, tiny
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
+from fedphd_ray.federation.local_training import LocalTrainer
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.local_backend import LocalBackend
@@ -130,7 +131,7 @@ def test_an_exception_in_a_client_names_client_edge_and_round(monkeypatch: pytes
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a client's own bug")
 
-    monkeypatch.setattr("fedphd_ray.runtime.client_host.train_client", broken)
+    monkeypatch.setattr(LocalTrainer, "train", broken)
     with pytest.raises(RunFailedError, match=r"client/\d on edge/\d in round 1 failed(.|\n)*a client's own bug"):
         federate(tiny(), backend)
 
@@ -145,5 +146,5 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     both, _ = host.train(payload, order, (1, 4), (None, None))
     singles = [host.train(payload, order, (client,), (None,))[0] for client in (1, 4)]
     assert np.array_equal(both.total, singles[0].total + singles[1].total)
-    assert both.weight == sum(len(experiment.client_indices[client]) for client in (1, 4))
+    assert both.weights == (sum(len(experiment.client_indices[client]) for client in (1, 4)),)
     assert both.label_counts.tolist() == experiment.population.label_counts[[1, 4]].sum(axis=0).tolist()

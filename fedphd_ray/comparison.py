@@ -1,0 +1,253 @@
+"""The same federation under several methods: the same data, partition, cohorts and sampling seeds, and the same local work."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from fedphd_ray.config import Config, load_config
+from fedphd_ray.errors import ConfigError
+from fedphd_ray.records import Hop
+from fedphd_ray.runtime.progress import MetricsFile, Reporter
+from fedphd_ray.runtime.run import resume, run, shared_actors
+from fedphd_ray.runtime.run_directory import Summary
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method in a comparison: a label, its strategy, and what else of the common configuration it changes (`key=value`)."""
+
+    label: str
+    strategy: str
+    overrides: tuple[str, ...] = ()
+
+    def config(self, base: Path, common: Sequence[str], seed: int) -> Config:
+        """Its configuration. Hyper-parameters of the strategy are the common configuration's where that has the same strategy."""
+        same = load_config(base, common).strategy.name == self.strategy
+        own = () if same else (f"strategy={{name: {self.strategy}}}",)
+        return load_config(base, [*common, *own, *self.overrides, f"seed={seed}"])
+
+
+FLAT = ("hierarchy.num_edges=0", "hierarchy.cloud_period=1")
+DENSE = ("pruning.mode=none", "pruning.round=null")
+PRESETS = (
+    Contender("fedphd", "fedphd"),
+    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null")),
+    Contender("fedphd-dense", "fedphd", DENSE),
+    Contender("hierfavg", "fedavg", DENSE),
+    *(Contender(name, name, (*FLAT, *DENSE)) for name in ("fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova")),
+    *(Contender(name, "fedavg", (*FLAT, *DENSE, f"server.optimizer={{name: {name}}}")) for name in ("fedavgm", "fedadam")),
+    Contender("feddiffuse", "feddiffuse", (*FLAT, *DENSE)),
+    *(
+        Contender(f"feddiffuse-{mode}", "feddiffuse", (*FLAT, *DENSE, f"strategy.mode={mode}"))
+        for mode in ("full", "usplit", "ulatdec", "udec")
+    ),
+)
+"""Methods as their papers run them: FedPhD in its hierarchy with the configured pruning, the others flat and dense."""
+
+
+def contenders(names: str) -> list[Contender]:
+    """Reads `fedphd,fedprox:strategy.mu=1`: labels of `PRESETS`, each with more overrides after colons.
+
+    Raises:
+        ConfigError: an unknown or repeated name.
+    """
+    presets = {preset.label: preset for preset in PRESETS}
+    chosen = []
+    for entry in names.split(","):
+        name, *more = entry.strip().split(":")
+        if name not in presets:
+            raise ConfigError("--strategies", expected=f"names among {', '.join(presets)}", found=repr(name))
+        preset = presets[name]
+        chosen.append(Contender(":".join([name, *more]), preset.strategy, (*preset.overrides, *more)))
+    if len({contender.label for contender in chosen}) < len(chosen):
+        raise ConfigError("--strategies", expected="every method once", found=names)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run at one evaluation: sums since its start.
+
+    Attributes:
+        round: rounds done.
+        fid: of that moment.
+        cloud_bytes: over the cloud's link.
+        client_bytes: over the clients' links.
+        macs: forward MACs of local training (images times MACs of one forward of the network of that round).
+    """
+
+    round: int
+    fid: float
+    cloud_bytes: int
+    client_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished run of a comparison."""
+
+    label: str
+    seed: int
+    summary: Summary
+    local_steps: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method over all seeds: means, and standard deviations where there are several seeds."""
+
+    label: str
+    num_seeds: int
+    fid: float
+    fid_spread: float
+    kid: float
+    local_steps: float
+    cloud_bytes: float
+    client_bytes: float
+    macs: float
+    params: float
+    seconds: float
+
+
+def compare(
+    runs: Sequence[tuple[Contender, Config]],
+    out: Path,
+    reporter: Callable[[str, Config], AbstractContextManager[Reporter]],
+    say: Say,
+) -> list[Entry]:
+    """Runs every method with every seed, skipping what is finished and resuming what was stopped.
+
+    Args:
+        runs: methods with their configurations; `planned` makes them.
+        out: run directories are `out/LABEL/seed-N`.
+        reporter: makes what is told of one run's rounds, from its title and configuration.
+        say: told what is run or skipped.
+
+    Raises:
+        ConfigError: a directory holds a run of another configuration.
+    """
+    entries = []
+    with shared_actors([config.build() for _, config in runs], say) as pool:
+        for contender, config in runs:
+            directory = out / contender.label.translate(str.maketrans(":={} ", "_____")) / f"seed-{config.seed}"
+            title = f"{contender.label}, seed {config.seed}"
+            if (summary := _finished(config, directory)) is not None:
+                say(f"{title}: finished before, in {directory}")
+            else:
+                say(title)
+                with reporter(title, config) as progress:
+                    going = (directory / "checkpoints").exists()
+                    experiment = config.build()
+                    if going:
+                        summary = resume(experiment, directory, progress, say, pool)
+                    else:
+                        summary = run(experiment, directory, progress, say, config.to_yaml(), pool)
+            entries.append(_entry(contender.label, config, summary, directory))
+    return entries
+
+
+def planned(base: Path, common: Sequence[str], chosen: Sequence[Contender], seeds: int) -> list[tuple[Contender, Config]]:
+    """All runs, seed by seed: every method is refused or accepted before the first one starts.
+
+    Args:
+        base: YAML file of the common configuration.
+        common: `key=value`, for all methods; a method's own come after.
+        chosen: the methods.
+        seeds: how many, counted on from the configured one.
+    """
+    first = load_config(base, common).seed
+    return [(contender, contender.config(base, common, seed)) for seed in range(first, first + seeds) for contender in chosen]
+
+
+def rows(entries: Sequence[Entry]) -> list[Row]:
+    """One row per method, in the order of first appearance."""
+    labels = dict.fromkeys(entry.label for entry in entries)
+    return [_row(label, [entry for entry in entries if entry.label == label]) for label in labels]
+
+
+def equal_work(entries: Sequence[Entry]) -> bool:
+    """Whether all methods took the same number of local optimiser steps with the same seed."""
+    return len({(entry.seed, entry.local_steps) for entry in entries}) == len({entry.seed for entry in entries})
+
+
+def _finished(config: Config, directory: Path) -> Summary | None:
+    if (directory / "config.yaml").exists() and (directory / "config.yaml").read_text() != config.to_yaml():
+        raise ConfigError(
+            str(directory),
+            expected="a run of this configuration, or none",
+            found="a run of another one",
+            remedy="compare into another directory (--out), or remove this one",
+        )
+    return Summary.read(directory)
+
+
+def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Entry:
+    """Sums up a run's files."""
+    metrics = MetricsFile(directory)
+    records = [RoundFigures.model_validate(line) for line in metrics.rounds()]
+    # A round is trained with the architecture that the round before left.
+    versions = [1 if config.pruning.mode == "at_init" else 0, *(record.version for record in records)]
+    macs_of = {version: summary.macs_final if version else summary.macs_dense for version in versions}
+    macs = accumulate(
+        (record.num_images * macs_of[version] for record, version in zip(records, versions, strict=False)), initial=0
+    )
+    cloud = accumulate((record.moved(cloud=True) for record in records), initial=0)
+    client = accumulate((record.moved(cloud=False) for record in records), initial=0)
+    sums = list(zip(cloud, client, macs, strict=True))
+    judged = {QualityFigures.model_validate(line).round: QualityFigures.model_validate(line) for line in metrics.qualities()}
+    points = tuple(
+        Point(round, quality.fid, *sums[round]) for round, quality in sorted(judged.items()) if quality.fid is not None
+    )
+    return Entry(label, config.seed, summary, sum(record.local_steps for record in records), points)
+
+
+class RoundFigures(BaseModel):
+    """What a comparison needs of a line of `metrics.jsonl`."""
+
+    version: int
+    local_steps: int
+    num_images: int
+    bytes_by_hop: dict[Hop, int]
+
+    def moved(self, *, cloud: bool) -> int:
+        """Bytes over the cloud's link, or over the clients' links (in a flat federation they are the same)."""
+        return sum(num for hop, num in self.bytes_by_hop.items() if (hop.touches_cloud if cloud else hop.touches_client))
+
+
+class QualityFigures(BaseModel):
+    """What a comparison needs of a line of `quality.jsonl`."""
+
+    round: int
+    fid: float | None
+
+
+def _row(label: str, entries: Sequence[Entry]) -> Row:
+    def mean(values: Iterable[float | None]) -> float:
+        return statistics.fmean(math.nan if value is None else value for value in values)
+
+    nothing = Point(0, math.nan, 0, 0, 0)
+    ends = [entry.points[-1] if entry.points else nothing for entry in entries]
+    fids = [math.nan if entry.summary.fid is None else entry.summary.fid for entry in entries]
+    return Row(
+        label=label,
+        num_seeds=len(entries),
+        fid=mean(fids),
+        fid_spread=statistics.stdev(fids) if len(fids) > 1 else math.nan,
+        kid=mean(entry.summary.kid for entry in entries),
+        local_steps=mean(entry.local_steps for entry in entries),
+        cloud_bytes=mean(end.cloud_bytes for end in ends),
+        client_bytes=mean(end.client_bytes for end in ends),
+        macs=mean(end.macs for end in ends),
+        params=mean(entry.summary.params_final for entry in entries),
+        seconds=mean(entry.summary.wall_seconds for entry in entries),
+    )

@@ -1,0 +1,105 @@
+"""`fedphd compare` and a method from outside the package, as people use them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from federations import TINY
+
+from fedphd_ray import comparison
+from fedphd_ray.errors import ConfigError
+from fedphd_ray.report.comparison import write_comparison
+from fedphd_ray.report.progress import ConsoleProgress
+
+EXAMPLE = Path(__file__).parents[2] / "examples/custom_strategy.py"
+METHODS = "fedphd,fedphd-os,fedavg,scaffold,feddiffuse-usplit"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    quick = {"evaluation": {"every": 2, "num_samples": 12, "steps": 2, "chunk_size": 12}, "checkpoint": {"every": 2}}
+    path.write_text(yaml.safe_dump(TINY | quick))
+    return path
+
+
+def compared(config: Path, out: Path, methods: str = METHODS, seeds: int = 2) -> tuple[list[comparison.Entry], list[str]]:
+    from rich.console import Console  # noqa: PLC0415
+
+    said: list[str] = []
+    runs = comparison.planned(config, [], comparison.contenders(methods), seeds)
+    console = Console(quiet=True)
+    entries = comparison.compare(runs, out, lambda title, chosen: ConsoleProgress(console, 4, title), said.append)
+    return entries, said
+
+
+def test_one_table_and_one_picture(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    entries, said = compared(config, out)
+    assert len(entries) == 10
+    assert comparison.equal_work(entries)
+    report = write_comparison(entries, out, "title", "command")
+    rows = {row.label: row for row in comparison.rows(entries)}
+    assert list(rows) == METHODS.split(",")
+    assert all(f"| {label} |" in report for label in rows)
+    assert "same local steps" in report
+    assert rows["scaffold"].cloud_bytes == 2 * rows["fedavg"].cloud_bytes
+    assert rows["feddiffuse-usplit"].cloud_bytes == 0.75 * rows["fedavg"].cloud_bytes
+    assert rows["fedphd-os"].macs < rows["fedphd"].macs < rows["fedavg"].macs
+    assert rows["fedphd-os"].params == rows["fedphd"].params < rows["fedavg"].params
+    with (out / "comparison.csv").open() as file:
+        assert [line["label"] for line in csv.DictReader(file)] == list(rows)
+    assert (out / "comparison.svg").read_text().startswith("<svg")
+    assert (out / "comparison.png").stat().st_size > 10_000
+    # What is finished is not run again, and gives the same table.
+    again, said = compared(config, out)
+    assert again == entries
+    assert all("finished before" in line for line in said)
+
+
+def test_a_stopped_comparison_goes_on(config: Path, tmp_path: Path) -> None:
+    whole, _ = compared(config, tmp_path / "whole", "fedavg", seeds=1)
+    compared(config, tmp_path / "cut", "fedavg", seeds=1)
+    run = tmp_path / "cut/fedavg/seed-7"
+    (run / "summary.json").unlink()
+    (run / "checkpoints/round-000004/state.json").write_text("{}")
+    entries, said = compared(config, tmp_path / "cut", "fedavg", seeds=1)
+    assert any("resumed after round 2" in line for line in said)
+    assert entries[0].summary.model_sha256 == whole[0].summary.model_sha256
+
+
+def test_another_configuration_in_the_same_place_is_refused(config: Path, tmp_path: Path) -> None:
+    compared(config, tmp_path / "out", "fedavg", seeds=1)
+    config.write_text(config.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    with pytest.raises(ConfigError, match="another directory"):
+        compared(config, tmp_path / "out", "fedavg", seeds=1)
+
+
+def test_methods_take_overrides(config: Path) -> None:
+    chosen = comparison.contenders("fedprox:strategy.mu=1,moon")
+    (prox, first), (_, second) = comparison.planned(config, ["seed=3"], chosen, 1)
+    assert prox.label == "fedprox:strategy.mu=1"
+    assert first.strategy.model_dump() == {"name": "fedprox", "mu": 1.0}
+    assert (first.seed, second.seed, second.pruning.mode, second.hierarchy.num_edges) == (3, 3, "none", 0)
+
+
+@pytest.mark.parametrize("names", ["fedprox2", "fedavg,fedavg", ""])
+def test_wrong_names_are_refused(names: str) -> None:
+    with pytest.raises(ConfigError, match="--strategies"):
+        comparison.contenders(names)
+
+
+def test_a_strategy_from_outside(config: Path, tmp_path: Path) -> None:
+    """The example runs as it stands, is short, and does something: its model is not FedAvg's."""
+    assert len(EXAMPLE.read_text().splitlines()) < 40
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, config, tmp_path / "own", "evaluation.every=0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    digest = json.loads((tmp_path / "own/summary.json").read_text())["model_sha256"]
+    entries, _ = compared(config, tmp_path / "out", "hierfavg:pruning.mode=sparse_then_prune:pruning.round=2", seeds=1)
+    assert entries[0].summary.model_sha256 != digest

@@ -1,0 +1,145 @@
+"""Laws of all methods, by listing: what must hold whatever a method does."""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from federations import FLAT, METHODS, federate, method, reference, tiny
+
+from fedphd_ray.config import Config
+from fedphd_ray.diffusion.unet import initial_state
+from fedphd_ray.records import LocalOrder, Payload
+from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.client_host import ClientHost
+from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.local_backend import LocalBackend
+from fedphd_ray.strategies import AnyStrategy
+from fedphd_ray.tensors import Layout, as_tensor, digest
+
+DENSE = {"pruning": {"mode": "none", "round": None}}
+
+
+def test_every_strategy_is_tested() -> None:
+    known = {strategy.model_fields["name"].default for strategy in get_args(get_args(AnyStrategy)[0])}
+    assert known == {method(name).strategy.name for name in METHODS}
+
+
+def test_methods_differ() -> None:
+    """What a method adds is not lost on the way: no two end in the same model."""
+    digests = {name: reference(name) for name in METHODS}
+    assert len(set(digests.values())) == len(METHODS), digests
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_updates_of_zero_change_no_bit(name: str) -> None:
+    """With a learning rate below what float32 resolves, the final model is the first one."""
+    config = method(name, **DENSE, local={"learning_rate": 1e-60})
+    experiment = config.build()
+    start = initial_state(experiment.spec, experiment.seed)
+    assert federate(config).sha256 == digest(start)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> None:
+    """One client after the other on a used host, in either order: each comes out as from a fresh one."""
+    config = method(name)
+    experiment = config.build()
+    backend = LocalBackend(experiment.host_setup())
+    state = initial_state(experiment.spec, 1)
+    layout = Layout.of(state)
+    vector = layout.flatten(state)
+    control = {name: value.numpy() for name, value in experiment.strategy.initial_server(layout.num_params).items()}.get(
+        "control"
+    )
+    payload = Payload(vector.numpy(), layout, 0, control)
+    host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0)
+    # The first round gives them states, the second uses them.
+    states = {client: host.train(payload, order, (client,), (None,))[1][0] for client in (4, 1)}
+    second = LocalOrder(2, 0, 1.0, 0.0)
+    together, kept = host.train(payload, second, (1, 4), (states[1], states[4]))
+    singles = {}
+    for client in (4, 1):
+        fresh = ClientHost(experiment.host_setup())
+        singles[client] = fresh.train(payload, second, (client,), (states[client],))
+    assert np.array_equal(together.total, singles[1][0].total + singles[4][0].total)
+    if together.control is not None:
+        assert np.array_equal(together.control, singles[1][0].control + singles[4][0].control)
+    for own, client in zip(kept, (1, 4), strict=True):
+        other = singles[client][1][0]
+        assert (own is None) == (other is None)
+        if own is not None:
+            assert own.scalars == other.scalars
+            assert all(np.array_equal(own.vectors[name], other.vectors[name]) for name in own.vectors)
+    backend.close()
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
+    """Stopped after round 2 (pruned then, where it is pruned), continued from the checkpoint by a driver that knows nothing."""
+    config = method(name, checkpoint={"every": 1, "keep": 1})
+    checkpoints = Checkpoints(tmp_path, config.checkpoint)
+
+    class Stop:
+        def on_quality(self, *_: object) -> None: ...
+
+        def on_round(self, record, quality) -> None:
+            if record.round == 3:
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(config, Stop(), checkpoints, None)
+    outcome = run(config, None, checkpoints, checkpoints)
+    assert outcome == reference(name)
+
+
+def run(config: Config, reporter, checkpoints: Checkpoints, resume: Checkpoints | None) -> str:
+    from federations import Recorder  # noqa: PLC0415
+
+    from fedphd_ray.federation.ledger import Ledger  # noqa: PLC0415
+
+    experiment = config.build()
+    backend = LocalBackend(experiment.host_setup())
+    cloud = Cloud(experiment, backend, ledger=Ledger(), reporter=reporter or Recorder(), checkpoints=checkpoints)
+    if resume is None:
+        state = cloud.begin()
+    else:
+        state, warnings = resume.load_newest(backend)
+        assert state is not None
+        assert (state.round, warnings) == (2, [])
+    model = cloud.run(state).delivered
+    backend.close()
+    return digest(model.layout.views(as_tensor(model.vector)))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not method(name).strategy.flat_only])
+def test_one_edge_that_syncs_every_round_is_flat(name: str) -> None:
+    one = federate(method(name, hierarchy={"num_edges": 1, "cloud_period": 1}))
+    flat = federate(method(name, hierarchy=FLAT))
+    assert one.sha256 == flat.sha256
+
+
+@pytest.mark.parametrize(
+    "strategy", [{"name": "feddiffuse", "mode": "full"}, {"name": "fedprox", "mu": 0}, {"name": "moon", "mu": 0}]
+)
+def test_methods_with_nothing_of_their_own_are_fedavg_bit_for_bit(strategy: dict[str, object]) -> None:
+    assert federate(tiny(strategy=strategy)).sha256 == reference("fedavg")
+
+
+def test_fednova_with_equal_steps_is_fedavg() -> None:
+    """Every client has 20 images, 2 steps: a power of two, so that not even rounding differs."""
+    equal = {"data": {"partition": {"name": "iid"}}, "local": {"batch_size": 10}}
+    nova, fedavg = (federate(method(name, **equal)) for name in ("fednova", "fedavg"))
+    assert np.allclose(nova.state.model.vector, fedavg.state.model.vector, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_flat_methods_refuse_edges(name: str) -> None:
+    from fedphd_ray.errors import ConfigError  # noqa: PLC0415
+
+    with pytest.raises(ConfigError, match="num_edges: 0"):
+        tiny(strategy={"name": name})
