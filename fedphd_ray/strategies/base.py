@@ -8,7 +8,7 @@ none is asked about.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -113,42 +113,28 @@ class Aggregate:
 class Strategy(BaseModel):
     """Hooks of a federated method; subclasses are their own configuration.
 
-    The properties are fixed by class and hyper-parameters:
-
+    Attributes:
         shares_label_statistics: label counts travel (edges to clients and cloud, clients to edges); they are then in the
             ledger. A method that does not use them must not be given them.
         sends_control: the server's vector `CONTROL` goes to every client of a round, and each sends one back
             (`LocalEnd.control`).
-        keeps_state: clients keep something between rounds (`LocalEnd.kept`).
         flat_only: the server steps after every round, so that there can be no edges.
-        keeps_parts_private: some parts of the model never leave the client: the cloud has no whole model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @property
-    def shares_label_statistics(self) -> bool:
-        """See the class."""
-        return False
-
-    @property
-    def sends_control(self) -> bool:
-        """See the class."""
-        return False
+    shares_label_statistics: ClassVar[bool] = False
+    sends_control: ClassVar[bool] = False
+    flat_only: ClassVar[bool] = False
 
     @property
     def keeps_state(self) -> bool:
-        """See the class."""
-        return False
-
-    @property
-    def flat_only(self) -> bool:
-        """See the class."""
-        return False
+        """Whether clients keep something between rounds (`LocalEnd.kept`)."""
+        return self.keeps_parts_private
 
     @property
     def keeps_parts_private(self) -> bool:
-        """See the class."""
+        """Whether some parts of the model never leave the client: the cloud has no whole model then."""
         return False
 
     def choose_edges(

@@ -40,11 +40,6 @@ class FedDiffuse(Strategy):
     mode: Literal["full", "usplit", "ulatdec", "udec"] = "udec"
 
     @property
-    def keeps_state(self) -> bool:
-        """Private parts, where there are any."""
-        return self.keeps_parts_private
-
-    @property
     def keeps_parts_private(self) -> bool:
         """In `ulatdec` and `udec`."""
         return bool(PRIVATE[self.mode])

@@ -5,7 +5,7 @@ Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: "Federated Learning Ba
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -23,17 +23,14 @@ class FedDyn(Strategy):
         alpha: strength of the regularisation.
     """
 
+    flat_only: ClassVar[bool] = True
+
     name: Literal["feddyn"] = "feddyn"
     alpha: PositiveFloat = 0.1
 
     @property
     def keeps_state(self) -> bool:
         """g_i."""
-        return True
-
-    @property
-    def flat_only(self) -> bool:
-        """The server's h is renewed after every round."""
         return True
 
     def local_method(self, start: LocalStart) -> LocalMethod:

@@ -5,7 +5,7 @@ is a choice of its own (`pruning` in the configuration) and combines with other 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,14 @@ class FedPhD(Strategy):
         edge_samples: n_e of the cloud weights: `last_round` (the authors') or `accumulated` since the last synchronisation.
     """
 
+    shares_label_statistics: ClassVar[bool] = True
+
     name: Literal["fedphd"] = "fedphd"
     selection_balance: NonNegativeFloat | Literal["auto"] = "auto"
     balance: NonNegativeFloat | Literal["auto"] = "auto"
     offset: float = 0.0
     knowledge: Literal["snapshot", "sequential"] = "snapshot"
     edge_samples: Literal["last_round", "accumulated"] = "last_round"
-
-    @property
-    def shares_label_statistics(self) -> bool:
-        """Label counts travel: clients need the edges' to choose, edges the clients' to know their mix."""
-        return True
 
     def choose_edges(
         self, cohort: Sequence[int], population: Population, edges: Sequence[EdgeStatistics], rng: np.random.Generator

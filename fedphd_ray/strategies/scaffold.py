@@ -5,7 +5,7 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: "SCAFFOLD: Stochastic Controlled
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -25,23 +25,16 @@ class Scaffold(Strategy):
         server_learning_rate: eta_g, of the step along the clients' mean update.
     """
 
+    sends_control: ClassVar[bool] = True
+    flat_only: ClassVar[bool] = True
+
     name: Literal["scaffold"] = "scaffold"
     option: Literal["mean_gradient", "full_gradient", "drift"] = "mean_gradient"
     server_learning_rate: PositiveFloat = 1.0
 
     @property
-    def sends_control(self) -> bool:
-        """Twice FedAvg's traffic."""
-        return True
-
-    @property
     def keeps_state(self) -> bool:
         """c_i."""
-        return True
-
-    @property
-    def flat_only(self) -> bool:
-        """The server's control is renewed after every round."""
         return True
 
     def local_method(self, start: LocalStart) -> LocalMethod:

@@ -20,6 +20,13 @@ DIGITS = UNetSpec(UNetConfig(widths=(32, 64), attention=(False, True)), 8, 1)
 CIFAR = UNetSpec(
     UNetConfig(widths=(128, 256, 256, 256), attention=(False, True, False, False), groups=32, layers_per_block=2), 32, 3
 )
+CELEBA = UNetSpec(
+    UNetConfig(
+        widths=(128, 128, 256, 256, 512, 512), attention=(False, False, False, False, True, False), groups=32, layers_per_block=2
+    ),
+    64,
+    3,
+)
 
 
 def pruned(spec, ratio=0.25, seed=0):
@@ -33,8 +40,12 @@ def pruned(spec, ratio=0.25, seed=0):
 
 @pytest.mark.parametrize(
     ("spec", "widths", "parameters"),
-    [(DIGITS, (24, 48), 396_409 + 1000 * 24 - 96 * 8), (CIFAR, (96, 192, 192, 192), 20_214_915)],
-    ids=["digits", "cifar"],
+    [
+        (DIGITS, (24, 48), 396_409 + 1000 * 24 - 96 * 8),
+        (CIFAR, (96, 192, 192, 192), 20_214_915),
+        (CELEBA, (96, 96, 192, 192, 384, 384), None),
+    ],
+    ids=["digits", "cifar", "celeba"],
 )
 def test_a_quarter_less_everywhere_is_a_stock_network(spec, widths, parameters):
     """The table adds 1000 x columns; `linear_1` loses a quarter of its inputs."""
@@ -44,7 +55,7 @@ def test_a_quarter_less_everywhere_is_a_stock_network(spec, widths, parameters):
     assert type(export.model) is UNet2DModel
     assert export.model.config.block_out_channels == widths
     assert export.model.config.attention_head_dim == 6
-    assert sum(p.numel() for p in export.model.parameters()) == parameters
+    assert parameters in (None, sum(p.numel() for p in export.model.parameters()))
     assert 0 < export.max_difference <= 1e-5
     assert export.reason == ""
     assert not export.model.training
