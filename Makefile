@@ -25,8 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train, prune and judge a diffusion model of digits (a few minutes)
 	$(BIN)/fedphd run examples/digits.yaml
 
-test: $(STAMP) lint  ## lint, types and all tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP) lint  ## lint, types and all tests, in two processes
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

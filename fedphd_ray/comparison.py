@@ -1,21 +1,27 @@
 """The same federation under several methods: the same data, partition, cohorts and sampling seeds, and the same local work."""
 
 import math
+import shutil
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.records import Hop
+from fedphd_ray.runtime.checkpoint import Checkpoints
 from fedphd_ray.runtime.progress import MetricsFile, Reporter
 from fedphd_ray.runtime.run import resume, run, shared_actors
 from fedphd_ray.runtime.run_directory import Summary
+
+if TYPE_CHECKING:
+    from fedphd_ray.runtime.actor_pool import ActorPool
 
 Say = Callable[[str], None]
 
@@ -146,12 +152,7 @@ def compare(
             else:
                 say(title)
                 with reporter(title, config) as progress:
-                    going = (directory / "checkpoints").exists()
-                    experiment = config.build()
-                    if going:
-                        summary = resume(experiment, directory, progress, say, pool)
-                    else:
-                        summary = run(experiment, directory, progress, say, config.to_yaml(), pool)
+                    summary = _go_on(config, directory, progress, say, pool)
             entries.append(_entry(contender.label, config, summary, directory))
     return entries
 
@@ -178,6 +179,14 @@ def rows(entries: Sequence[Entry]) -> list[Row]:
 def equal_work(entries: Sequence[Entry]) -> bool:
     """Whether all methods took the same number of local optimiser steps with the same seed."""
     return len({(entry.seed, entry.local_steps) for entry in entries}) == len({entry.seed for entry in entries})
+
+
+def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
+    """From the newest checkpoint if there is one; what a run left that died before its first one is removed."""
+    if Checkpoints(directory / "checkpoints", config.checkpoint).rounds():
+        return resume(config.build(), directory, reporter, say, pool)
+    shutil.rmtree(directory, ignore_errors=True)
+    return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
 
 
 def _finished(config: Config, directory: Path) -> Summary | None:

@@ -4,6 +4,7 @@ import os
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # before anything imports ray
 os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - hosts must not starve beside other test processes
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ["RAY_allow_out_of_band_object_ref_serialization"] = "0"  # noqa: SIM112 - Ray spells it so
 os.environ.pop("RAY_ADDRESS", None)
@@ -17,6 +18,13 @@ import torch
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes, all tests that need Ray run in one of them: there is one session."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,12 +76,5 @@ def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
     from fedphd_ray.runtime.placement import RuntimeConfig  # noqa: PLC0415
 
     with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
-        pool.start(10, 2)
+        pool.ensure(10, 2)
         yield pool
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _hosts_start_beside_the_first_tests(request: pytest.FixtureRequest) -> None:
-    """Twelve processes take a minute to import torch and diffusers; they do it while tests that need no Ray run."""
-    if sum("actor_pool" in item.fixturenames for item in request.session.items) > 1:
-        request.getfixturevalue("actor_pool")

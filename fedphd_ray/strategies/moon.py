@@ -5,15 +5,17 @@ activations after the U-Net's bottleneck, averaged over the image; all three net
 compared sample by sample, so that noise levels do not mix. There is no projection head: the method's own was for a classifier.
 """
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedphd_ray.diffusion.unet import Bottleneck, UNet2DModel
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
+
+if TYPE_CHECKING:
+    from fedphd_ray.diffusion.unet import UNet2DModel
 
 PREVIOUS = "previous"
 
@@ -50,7 +52,7 @@ class _Contrastive(LocalMethod):
         """The task's loss, and from the client's second round on the contrastive term."""
         if self._previous is None or self._mu == 0:
             return task(denoiser, images, generator)
-        watched = _Watched(cast(UNet2DModel, denoiser))
+        watched = _Watched(cast("UNet2DModel", denoiser))
         value = task(watched, images, generator)
         others = [self._features(vector, watched.noisy, watched.t) for vector in (self.start.received, self._previous)]
         return value + self._mu * contrastive_loss(watched.features, others[0], others[1], self._temperature)
@@ -62,7 +64,9 @@ class _Contrastive(LocalMethod):
     @torch.no_grad()
     def _features(self, vector: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
         """Features [B, channels] of a frozen model, without dropout."""
-        bottleneck, was_training = Bottleneck(cast(UNet2DModel, self.start.module)), self.start.module.training
+        from fedphd_ray.diffusion.unet import Bottleneck  # noqa: PLC0415 - edges know strategies too, and need no diffusers
+
+        bottleneck, was_training = Bottleneck(cast("UNet2DModel", self.start.module)), self.start.module.training
         state = {f"unet.{name}": value for name, value in self.start.layout.views(vector).items()}
         bottleneck.eval()
         features: Tensor = functional_call(bottleneck, state, (noisy, t))
@@ -77,7 +81,7 @@ class _Watched(nn.Module):
     t: Tensor
     features: Tensor
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: "UNet2DModel") -> None:
         super().__init__()
         self._unet = unet
 

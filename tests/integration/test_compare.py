@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,12 @@ def test_a_stopped_comparison_goes_on(config: Path, tmp_path: Path) -> None:
     entries, said = compared(config, tmp_path / "cut", "fedavg", seeds=1)
     assert any("resumed after round 2" in line for line in said)
     assert entries[0].summary.model_sha256 == whole[0].summary.model_sha256
+    # It may also have died before its first checkpoint.
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    entries, said = compared(config, tmp_path / "cut", "fedavg", seeds=1)
+    assert entries[0].local_steps == whole[0].local_steps
+    assert entries[0].summary.bytes_by_hop == whole[0].summary.bytes_by_hop
 
 
 def test_another_configuration_in_the_same_place_is_refused(config: Path, tmp_path: Path) -> None:

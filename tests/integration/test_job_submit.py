@@ -36,10 +36,13 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def dashboard() -> Iterator[str]:
     """The address of a head node of two CPUs on the loopback interface; it ends with the test, and nothing else does."""
-    gcs, board, client = free_ports(3)
+    gcs, board, client, agent, agent_grpc, runtime_env, metrics = free_ports(7)
     with tempfile.TemporaryDirectory(prefix="fp-") as directory, (Path(directory) / "head.log").open("w") as log:
         command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={board}", f"--ray-client-server-port={client}"]
+        # Another Ray on this machine has the usual ports of these, and an agent without its port takes no jobs.
+        command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
+        command += [f"--runtime-env-agent-port={runtime_env}", f"--metrics-export-port={metrics}"]
         command += ["--object-store-memory=200000000", f"--temp-dir={directory}", "--disable-usage-stats"]
         head = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(), start_new_session=True)
         address = f"http://127.0.0.1:{board}"
@@ -70,7 +73,7 @@ def test_the_example_runs_as_a_job(dashboard: str, tmp_path: Path) -> None:
     command += ["python", "-m", "fedphd_ray", "run", "examples/digits.yaml", "--out", str(out)]
     for override in ("schedule.rounds=3", "pruning.round=2", "local.epochs=1", "local.batch_size=64", "evaluation.every=0"):
         command += ["--set", override]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=150, check=False)
         if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
