@@ -202,12 +202,13 @@ class LocalOrder:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """How local training went on one client. `loss` is the mean over its optimiser steps; `failure` is empty if all is well."""
+    """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it failed."""
 
     client: int
     edge: int
     loss: float
     num_steps: int
+    num_images: int
     num_samples: int
     failure: str = ""
 

@@ -24,7 +24,9 @@ class LocalConfig(BaseModel):
 
     Attributes:
         epochs: passes over the client's images, E.
-        batch_size: images per optimiser step; a last smaller batch is used too.
+        batch_size: images per optimiser step; a last smaller batch of an epoch is used too.
+        steps: so many optimiser steps instead of epochs, each on a batch drawn with replacement; 0 trains nothing, which
+            leaves what everything else costs.
         optimizer: `adam` (default betas, no weight decay) or plain `sgd`.
         learning_rate: of the optimiser.
         optimizer_state: `fresh` moments each round, or `per_client` moments kept between rounds.
@@ -37,6 +39,7 @@ class LocalConfig(BaseModel):
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
+    steps: NonNegativeInt | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: PositiveFloat = 2e-4
     optimizer_state: Literal["fresh", "per_client"] = "fresh"
@@ -107,6 +110,7 @@ class LocalResult:
         control: what the method sends beside it [num_params], or None.
         loss: mean over the optimiser steps.
         num_steps: optimiser steps taken.
+        num_images: images that went through them, repetitions counted.
         state: what the client keeps for its next round, or None.
     """
 
@@ -114,6 +118,7 @@ class LocalResult:
     control: Tensor | None
     loss: float
     num_steps: int
+    num_images: int
     state: ClientState | None
 
 
@@ -170,17 +175,17 @@ class LocalTrainer:
             initial = method.initial()
             model.vector.copy_(initial)
             optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
-            losses = [
-                self._step(model, batch, method, optimizer, generator, order.sparsity)
-                for batch in _batches(images, config, generator)
-            ]
-        mean = float(torch.stack(losses).mean()) if losses else math.nan
+            losses, num_images = [], 0
+            for batch in _batches(images, config, generator):
+                losses.append(self._step(model, batch, method, optimizer, generator, order.sparsity))
+                num_images += len(batch)
         end = method.end(model.vector, len(losses))
         return LocalResult(
             update=torch.sub(model.vector, initial),
             control=end.control,
-            loss=mean,
+            loss=_mean(losses, config),
             num_steps=len(losses),
+            num_images=num_images,
             state=self._state(end, optimizer, model, version),
         )
 
@@ -224,13 +229,29 @@ class LocalTrainer:
 
 
 def _batches(images: Tensor, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    for indices in _indices(len(images), config, generator):
+        batch = images[indices.to(images.device)]
+        if config.horizontal_flip:
+            mirrored = torch.rand(len(indices), generator=generator).to(images.device) < 0.5
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
+        yield batch
+
+
+def _indices(num_images: int, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:
+    """Which images make up each batch."""
+    if config.steps is not None:
+        for _ in range(config.steps):
+            yield torch.randint(num_images, (config.batch_size,), generator=generator)
+        return
     for _ in range(config.epochs):
-        for indices in torch.randperm(len(images), generator=generator).split(config.batch_size):
-            batch = images[indices.to(images.device)]
-            if config.horizontal_flip:
-                mirrored = torch.rand(len(indices), generator=generator).to(images.device) < 0.5
-                batch = torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
-            yield batch
+        yield from torch.randperm(num_images, generator=generator).split(config.batch_size)
+
+
+def _mean(losses: list[Tensor], config: LocalConfig) -> float:
+    """Mean loss; of no steps it is 0 where none were asked for, and not a number where a client had nothing to train on."""
+    if losses:
+        return float(torch.stack(losses).mean())
+    return 0.0 if config.steps == 0 else math.nan
 
 
 def _clip(grad: Tensor, max_norm: float) -> None:

@@ -109,7 +109,8 @@ class ClientHost:
             failure = _failure(result)
             sums.train_seconds += time.perf_counter() - began
             num_samples = len(setup.client_indices[client])
-            sums.reports.append(ClientReport(client, order.edge, result.loss, result.num_steps, num_samples, failure))
+            work = (result.loss, result.num_steps, result.num_images)
+            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure))
             kept_states.append(state if failure else result.state)
             if not failure:
                 reported = named(parts, order.reported_parts.get(client))

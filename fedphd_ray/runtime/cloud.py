@@ -98,8 +98,8 @@ class Cloud:
             sent += [row for outcome in outcomes for row in outcome.report.transfers]
             seconds = time.perf_counter() - began
             reports = [outcome.report for outcome in outcomes]
-            moved, epochs = self._ledger.extend(sent), experiment.local.epochs
-            record = round_record(plan, state.model.version, reports, homogeneity, moved, seconds, self._backend.slots, epochs)
+            moved = self._ledger.extend(sent)
+            record = round_record(plan, state.model.version, reports, homogeneity, moved, seconds, self._backend.slots)
             self._observe(state, record)
         return state
 

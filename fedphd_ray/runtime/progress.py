@@ -54,9 +54,8 @@ def round_record(
     bytes_by_hop: Mapping[str, int],
     seconds: float,
     slots: int,
-    epochs: int,
 ) -> RoundRecord:
-    """The record of a round from its plan and its edges' reports; `epochs` are local passes over a client's images."""
+    """The record of a round from its plan and its edges' reports."""
     clients = [client for report in reports for client in report.reports]
     good = [client for client in clients if not client.failure]
     steps = sum(client.num_steps for client in good)
@@ -65,7 +64,7 @@ def round_record(
         round=plan.round,
         loss=sum(client.loss * client.num_steps for client in good) / steps if steps else math.nan,
         local_steps=steps,
-        num_images=sum(client.num_samples for client in good) * epochs,
+        num_images=sum(client.num_images for client in good),
         participants=plan.edge_of,
         homogeneity=dict(homogeneity),
         bytes_by_hop=dict(bytes_by_hop),

@@ -68,6 +68,18 @@ def test_the_same_client_trains_to_the_same_bits_and_another_key_to_others() -> 
     assert not torch.equal(first, train(net(), CONFIG, LocalOrder(4, 0, 1.0, 0.0))[0])
 
 
+def test_steps_instead_of_epochs() -> None:
+    """Batches of full size, whatever the client has; none at all leaves the model as it is, and is no failure."""
+    start = FlatModel(net()).vector
+    _, three = train(net(), CONFIG.model_copy(update={"steps": 3, "batch_size": 16}))
+    assert (three.num_steps, three.num_images) == (3, 48)
+    vector, none = train(net(), CONFIG.model_copy(update={"steps": 0}))
+    assert (none.num_steps, none.num_images, none.loss) == (0, 0, 0.0)
+    assert torch.equal(vector, start)
+    _, epochs = train(net(), CONFIG)
+    assert (epochs.num_steps, epochs.num_images) == (6, 20)
+
+
 def test_the_edge_is_not_part_of_the_key() -> None:
     assert torch.equal(train(net(), CONFIG)[0], train(net(), CONFIG, LocalOrder(3, 1, 1.0, 0.0))[0])
 
