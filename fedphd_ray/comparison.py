@@ -3,7 +3,7 @@
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
 
 Say = Callable[[str], None]
+NO_SPECIALS = str.maketrans(":={} ", "_____")  # labels may hold overrides, folder names should not
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished run of a comparison."""
+    """One finished run of a comparison: its evaluations, and its end (whose FID is not a number if nothing was judged)."""
 
     label: str
     seed: int
     summary: Summary
     local_steps: int
     points: tuple[Point, ...]
+    end: Point
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,13 @@ def compare(
         ConfigError: a directory holds a run of another configuration.
     """
     entries = []
+    directories = [out / contender.label.translate(NO_SPECIALS) / f"seed-{config.seed}" for contender, config in runs]
+    for (_, config), directory in zip(runs, directories, strict=True):
+        _refuse_another_run(config, directory)
     with shared_actors([config.build() for _, config in runs], say) as pool:
-        for contender, config in runs:
-            directory = out / contender.label.translate(str.maketrans(":={} ", "_____")) / f"seed-{config.seed}"
+        for (contender, config), directory in zip(runs, directories, strict=True):
             title = f"{contender.label}, seed {config.seed}"
-            if (summary := _finished(config, directory)) is not None:
+            if (summary := Summary.read(directory)) is not None:
                 say(f"{title}: finished before, in {directory}")
             else:
                 say(title)
@@ -189,7 +193,7 @@ def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: 
     return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
 
 
-def _finished(config: Config, directory: Path) -> Summary | None:
+def _refuse_another_run(config: Config, directory: Path) -> None:
     if (directory / "config.yaml").exists() and (directory / "config.yaml").read_text() != config.to_yaml():
         raise ConfigError(
             str(directory),
@@ -197,7 +201,6 @@ def _finished(config: Config, directory: Path) -> Summary | None:
             found="a run of another one",
             remedy="compare into another directory (--out), or remove this one",
         )
-    return Summary.read(directory)
 
 
 def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Entry:
@@ -217,7 +220,8 @@ def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Ent
     points = tuple(
         Point(round, quality.fid, *sums[round]) for round, quality in sorted(judged.items()) if quality.fid is not None
     )
-    return Entry(label, config.seed, summary, sum(record.local_steps for record in records), points)
+    end = Point(len(records), math.nan if summary.fid is None else summary.fid, *sums[-1])
+    return Entry(label, config.seed, summary, sum(record.local_steps for record in records), points, end)
 
 
 class RoundFigures(BaseModel):
@@ -241,18 +245,14 @@ class QualityFigures(BaseModel):
 
 
 def _row(label: str, entries: Sequence[Entry]) -> Row:
-    def mean(values: Iterable[float | None]) -> float:
-        return statistics.fmean(math.nan if value is None else value for value in values)
-
-    nothing = Point(0, math.nan, 0, 0, 0)
-    ends = [entry.points[-1] if entry.points else nothing for entry in entries]
-    fids = [math.nan if entry.summary.fid is None else entry.summary.fid for entry in entries]
+    ends = [entry.end for entry in entries]
+    fids, mean = [end.fid for end in ends], statistics.fmean
     return Row(
         label=label,
         num_seeds=len(entries),
         fid=mean(fids),
         fid_spread=statistics.stdev(fids) if len(fids) > 1 else math.nan,
-        kid=mean(entry.summary.kid for entry in entries),
+        kid=mean(math.nan if entry.summary.kid is None else entry.summary.kid for entry in entries),
         local_steps=mean(entry.local_steps for entry in entries),
         cloud_bytes=mean(end.cloud_bytes for end in ends),
         client_bytes=mean(end.client_bytes for end in ends),
