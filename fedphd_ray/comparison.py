@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.records import Hop
 from fedphd_ray.runtime.checkpoint import Checkpoints
 from fedphd_ray.runtime.progress import MetricsFile, Reporter
 from fedphd_ray.runtime.run import resume, run, shared_actors
 from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
@@ -194,7 +194,9 @@ def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: 
 
 
 def _refuse_another_run(config: Config, directory: Path) -> None:
-    if (directory / "config.yaml").exists() and (directory / "config.yaml").read_text() != config.to_yaml():
+    """Where a run took place, and keys that were added with a default since, make no other run of it."""
+    resolved = directory / "config.yaml"
+    if resolved.exists() and load_config(resolved).model_dump(exclude={"runtime"}) != config.model_dump(exclude={"runtime"}):
         raise ConfigError(
             str(directory),
             expected="a run of this configuration, or none",

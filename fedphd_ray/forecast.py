@@ -15,13 +15,13 @@ from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.channel import control_message, model_message, plan_message, statistics_message
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.pruning.plan import uniform_plan
-from fedphd_ray.records import EdgeStatistics, Hop, RoundPlan
+from fedphd_ray.records import EdgeStatistics, RoundPlan
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.placement import host_bytes
 from fedphd_ray.runtime.prune import groups_of
 from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.parts import Part, named, num_params, shared
 from fedphd_ray.tensors import Layout
+from fedphd_ray.topology import Hop
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def forecast(experiment: Experiment) -> Forecast:
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, dense.params, bytes_by_hop),
         syncs=syncs,
-        host_memory_bytes=int(host_bytes(model_message(dense.params, 0).num_bytes)),
+        host_memory_bytes=experiment.demand(model_message(dense.params, 0).num_bytes).host_bytes,
     )
 
 

@@ -1,7 +1,6 @@
 """Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,29 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.tensors import Layout
-
-CLOUD = "cloud"
-
-
-class Hop(enum.StrEnum):
-    """The links of the hierarchy. The last two exist only in a flat federation, where no edge stands between."""
-
-    CLOUD_TO_EDGE = "cloud_to_edge"
-    EDGE_TO_CLIENT = "edge_to_client"
-    CLIENT_TO_EDGE = "client_to_edge"
-    EDGE_TO_CLOUD = "edge_to_cloud"
-    CLOUD_TO_CLIENT = "cloud_to_client"
-    CLIENT_TO_CLOUD = "client_to_cloud"
-
-    @property
-    def touches_cloud(self) -> bool:
-        """Whether the cloud's own link carries it."""
-        return CLOUD in self.value
-
-    @property
-    def touches_client(self) -> bool:
-        """Whether a client's own link carries it."""
-        return "client" in self.value
+from fedphd_ray.topology import Hop
 
 
 class Kind(enum.StrEnum):
@@ -219,26 +196,30 @@ class PartialUpdate:
 
     Attributes:
         total: float32 [num_params], or None when no client of it is usable.
-        weights: the sum of the weights, per part of the model (a client weighs only on the parts it reports).
+        weights: per usable client, its weight on each part of the model (0 on those it does not report).
         control: the sum of what the clients sent beside their updates [num_params], or None.
         label_counts: int64 [num_classes] over the usable clients.
         reports: one per client, usable or not.
         transfers: the uploads.
         train_seconds: time spent in local training, in seconds of wall time of one slot.
+        busy_seconds: time that slots spent on these clients in all.
+        fold_seconds: time spent adding up partial updates since.
     """
 
     total: NDArray[np.float32] | None
-    weights: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
     control: NDArray[np.float32] | None
     label_counts: NDArray[np.int64]
     reports: tuple[ClientReport, ...]
     transfers: tuple[Transfer, ...]
     train_seconds: float
+    busy_seconds: float
+    fold_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class EdgeReport:
-    """What an edge tells the cloud every round, without the model."""
+    """What an edge tells the cloud every round, without the model; the seconds are those of `PartialUpdate`."""
 
     edge: int
     weight: float
@@ -246,6 +227,8 @@ class EdgeReport:
     reports: tuple[ClientReport, ...]
     transfers: tuple[Transfer, ...]
     train_seconds: float
+    busy_seconds: float
+    fold_seconds: float
 
 
 @dataclass(frozen=True)
@@ -255,44 +238,3 @@ class ClientState:
     vectors: dict[str, NDArray[np.float32]]
     scalars: dict[str, float]
     version: int
-
-
-def edge_name(edge: int) -> str:
-    """`edge/1`."""
-    return f"edge/{edge}"
-
-
-def client_name(client: int) -> str:
-    """`client/17`."""
-    return f"client/{client}"
-
-
-@dataclass(frozen=True)
-class Topology:
-    """Names and links of the hierarchy. With no edges the cloud itself takes their place, and edge 0 is the cloud."""
-
-    num_edges: int
-
-    @property
-    def flat(self) -> bool:
-        """Whether clients speak with the cloud directly."""
-        return self.num_edges == 0
-
-    @property
-    def aggregators(self) -> Sequence[int]:
-        """Ids of those who aggregate clients' updates."""
-        return range(max(1, self.num_edges))
-
-    def aggregator_name(self, edge: int) -> str:
-        """The node at which clients of `edge` are aggregated."""
-        return CLOUD if self.flat else edge_name(edge)
-
-    @property
-    def to_client(self) -> Hop:
-        """The link on which clients receive."""
-        return Hop.CLOUD_TO_CLIENT if self.flat else Hop.EDGE_TO_CLIENT
-
-    @property
-    def from_client(self) -> Hop:
-        """The link on which clients send."""
-        return Hop.CLIENT_TO_CLOUD if self.flat else Hop.CLIENT_TO_EDGE

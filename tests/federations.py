@@ -10,6 +10,7 @@ from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run import start_backend
 from fedphd_ray.runtime.state import RunState
@@ -126,6 +127,7 @@ def federate(config: Config, backend: Backend | None = None, directory: Path | N
         with start_backend(experiment, lambda line: None) as started:
             return federate(config, started.backend, directory)
     ledger, recorder = Ledger(), Recorder()
-    cloud = Cloud(experiment, backend, ledger=ledger, reporter=recorder, directory=directory)
-    state = cloud.run(cloud.begin())
+    with Observer(experiment, backend, ledger=ledger, reporter=recorder, directory=directory) as observer:
+        cloud = Cloud(experiment, backend, observer)
+        state = cloud.run(cloud.begin())
     return Outcome(state, tuple(ledger.rows), recorder.rounds)

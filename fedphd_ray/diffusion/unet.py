@@ -22,6 +22,7 @@ __all__ = [
     "UNet2DModel",
     "UNetConfig",
     "UNetSpec",
+    "activation_bytes",
     "build_unet",
     "initial_state",
     "load_unet",
@@ -133,6 +134,22 @@ def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
         model = UNet2DModel(**spec.stock_kwargs())
     assert not list(model.buffers())
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def activation_bytes(spec: UNetSpec, batch_size: int) -> int:
+    """What training keeps of one forward pass of the dense network for the backward pass; counted without computing it."""
+    model, counted = build_unet(spec, device="meta"), 0
+    parameters = {id(parameter) for parameter in model.parameters()}
+
+    def count(saved: Tensor) -> Tensor:
+        nonlocal counted
+        counted += 0 if id(saved) in parameters else saved.nbytes
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+        images = torch.empty(batch_size, spec.channels, spec.image_size, spec.image_size, device="meta")
+        model(images, torch.zeros(batch_size, dtype=torch.int64, device="meta"))
+    return counted
 
 
 class Bottleneck(nn.Module):

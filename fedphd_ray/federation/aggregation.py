@@ -4,13 +4,19 @@ What is added up are updates (trained minus received), weighted and unnormalised
 added (no fused multiply-add), so a sum has the same bits whether its terms were weighted here or on another host.
 """
 
+import time
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedphd_ray.records import PartialUpdate
 from fedphd_ray.strategies.parts import Part
+from fedphd_ray.tensors import as_numpy, as_tensor, chunks
 
 
 def fold(terms: Iterable[Tensor]) -> Tensor | None:
@@ -26,17 +32,21 @@ def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Se
 
     Args:
         base: the model that the updates start from.
-        total: the weighted sum.
+        total: the weighted sum; overwritten with the result.
         parts: shares of the model with a weight each; one that nobody reported (weight 0) stays as it is.
         weights: sum of weights per part.
         scale: factor on the mean update.
     """
-    result = base.clone()
     for part, weight in zip(parts, weights, strict=True):
-        for piece in part.slices if weight > 0 else ():
-            step = total[piece] / weight
-            torch.add(base[piece], step if scale == 1.0 else step * scale, out=result[piece])
-    return result
+        for piece in part.slices:
+            result, start = total[piece], base[piece]
+            if weight == 0:
+                result.copy_(start)
+                continue
+            for chunk in chunks(result):
+                step = result[chunk].div_(weight)
+                (step if scale == 1.0 else step.mul_(scale)).add_(start[chunk])
+    return total
 
 
 def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[float] | np.ndarray) -> Tensor:
@@ -44,6 +54,61 @@ def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[fl
 
     `base` is the model that all of them started from: edges that did not move leave it exactly as it was.
     """
-    total = fold((model - base).mul_(float(weight)) for model, weight in zip(models, weights, strict=True))
-    assert total is not None
-    return total.add_(base)
+    result = torch.empty_like(base)
+    for chunk in chunks(base):
+        start = base[chunk]
+        total = fold((model[chunk] - start).mul_(float(weight)) for model, weight in zip(models, weights, strict=True))
+        assert total is not None
+        torch.add(total, start, out=result[chunk])
+    return result
+
+
+def add_weighted(total: Tensor | None, update: Tensor, weight: float) -> Tensor:
+    """Gives total + weight * update [num_params]; `total` is overwritten with it, `update` is left undefined.
+
+    Args:
+        total: the sum so far, None for nothing yet.
+        update: the term.
+        weight: its factor.
+    """
+    if total is None:
+        return update * weight
+    for chunk in chunks(total):
+        total[chunk].add_(update[chunk].mul_(weight))
+    return total
+
+
+def fold_partials(partials: Sequence[PartialUpdate], block_sizes: Sequence[int]) -> PartialUpdate:
+    """The sum of the blocks' sums, and of everything else that adds up, as if one host had trained all of the clients.
+
+    Args:
+        partials: in the order of the plan.
+        block_sizes: number of partials per reduction block; those of a block are summed first, then the blocks.
+    """
+    assert sum(block_sizes) == len(partials)
+    began = time.perf_counter()
+    total = _fold_blocks([partial.total for partial in partials], block_sizes)
+    control = _fold_blocks([partial.control for partial in partials], block_sizes)
+    return PartialUpdate(
+        total=None if total is None else as_numpy(total),
+        weights=tuple(weights for partial in partials for weights in partial.weights),
+        control=None if control is None else as_numpy(control),
+        label_counts=np.sum([partial.label_counts for partial in partials], axis=0),
+        reports=tuple(report for partial in partials for report in partial.reports),
+        transfers=tuple(transfer for partial in partials for transfer in partial.transfers),
+        train_seconds=sum(partial.train_seconds for partial in partials),
+        busy_seconds=sum(partial.busy_seconds for partial in partials),
+        fold_seconds=sum(partial.fold_seconds for partial in partials) + time.perf_counter() - began,
+    )
+
+
+def _fold_blocks(vectors: Sequence[NDArray[np.float32] | None], block_sizes: Sequence[int]) -> Tensor | None:
+    """The sum of the blocks' sums, in memory of its own; None if there is nothing to add."""
+    remaining = iter(vectors)
+    blocks = [[vector for vector in islice(remaining, size) if vector is not None] for size in block_sizes]
+    # A block that came as one sum is added as it is; only blocks in pieces need memory of their own.
+    return fold(
+        as_tensor(block[0]) if len(block) == 1 else cast(Tensor, fold(as_tensor(piece) for piece in block))
+        for block in blocks
+        if block
+    )

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.records import Hop, Kind, Transfer
+from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.strategies.parts import Part, num_params
+from fedphd_ray.topology import Hop
 
 BYTES_PER_PARAM = 4
 

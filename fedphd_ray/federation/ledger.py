@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from fedphd_ray.records import Hop, Transfer
+from fedphd_ray.records import Transfer
+from fedphd_ray.topology import Hop
 
 SCHEMA = pa.schema(
     [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedphd_ray.records import ClientState, LocalOrder
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
-from fedphd_ray.tensors import Layout, as_numpy
+from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -47,6 +47,10 @@ class LocalConfig(BaseModel):
     warmup_rounds: NonNegativeInt = 0
     horizontal_flip: bool = False
 
+    def images_through(self, num_images: int) -> int:
+        """Images that one client's training takes, repetitions counted, for a client of `num_images`; 1 at least."""
+        return max(1, self.epochs * num_images if self.steps is None else self.steps * self.batch_size)
+
     @property
     def keeps_moments(self) -> bool:
         """Whether clients keep their optimiser's moments between rounds."""
@@ -68,7 +72,8 @@ class Penalty(Protocol):
 class FlatModel:
     """A module whose parameters and gradients are views into two flat vectors [num_params].
 
-    Loading a model, taking an update, clipping and the optimiser's step are then one operation each, without dictionaries.
+    Loading a model, taking an update, clipping and the optimiser's step are then one operation each, without dictionaries. It is
+    made once per process and architecture, with its optimiser: clients after another use the same memory.
 
     Args:
         module: its parameters are moved into the flat vector; it must have no buffers.
@@ -86,6 +91,8 @@ class FlatModel:
         for name, parameter in parameters.items():
             parameter.data = views[name]
             parameter.grad = grads[name]
+        self.scratch = torch.empty_like(self.flat.data)
+        self.optimizer: torch.optim.Optimizer | None = None
         self.weights = [views[name] for name in views if "weight" in name]
         self.weight_grads = [grads[name] for name in grads if "weight" in name]
 
@@ -106,7 +113,7 @@ class LocalResult:
     """Outcome of local training on one client.
 
     Attributes:
-        update: trained minus initial parameters [num_params].
+        update: trained minus initial parameters [num_params], in the model's `scratch`: the next training overwrites it.
         control: what the method sends beside it [num_params], or None.
         loss: mean over the optimiser steps.
         num_steps: optimiser steps taken.
@@ -162,12 +169,9 @@ class LocalTrainer:
         config, key = self.config, (order.round, client)
         generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key)
         learning_rate = config.learning_rate * order.learning_rate_scale
-        kept = (
-            {}
-            if state is None
-            else {name: torch.tensor(vector, device=received.device) for name, vector in state.vectors.items()}
-        )
-        model.module.train()
+        kept = {} if state is None else {name: as_tensor(vector).to(received.device) for name, vector in state.vectors.items()}
+        if not model.module.training:
+            model.module.train()
         with global_torch_seed(self.seed, Purpose.LOCAL_TRAINING, *key, 1):  # dropout takes no generator
             gradient = partial(self._full_gradient, model, images, received, key)
             start = LocalStart(received, control, kept, model.module, model.layout, learning_rate, gradient)
@@ -181,7 +185,7 @@ class LocalTrainer:
                 num_images += len(batch)
         end = method.end(model.vector, len(losses))
         return LocalResult(
-            update=torch.sub(model.vector, initial),
+            update=torch.sub(model.vector, initial, out=model.scratch),
             control=end.control,
             loss=_mean(losses, config),
             num_steps=len(losses),
@@ -263,11 +267,24 @@ def _clip(grad: Tensor, max_norm: float) -> None:
 def _optimizer(
     config: LocalConfig, model: FlatModel, learning_rate: float, kept: Mapping[str, Tensor], scalars: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """The local optimiser, with the moments that the client kept."""
+    """The local optimiser as it is before a client's first step: with the moments that the client kept, or with none."""
+    if model.optimizer is None:
+        model.optimizer = _new_optimizer(config, model.flat)
+    optimizer = model.optimizer
+    optimizer.param_groups[0]["lr"] = learning_rate
+    moments = optimizer.state[model.flat]
+    for name in MOMENTS if config.optimizer == "adam" and config.steps != 0 else ():
+        if config.keeps_moments and name in kept:
+            moments[name].copy_(kept[name])
+        else:
+            moments[name].zero_()
+        moments["step"].fill_(scalars.get("step", 0.0))
+    return optimizer
+
+
+def _new_optimizer(config: LocalConfig, flat: nn.Parameter) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
-        return torch.optim.SGD([model.flat], lr=learning_rate)
-    optimizer = torch.optim.Adam([model.flat], lr=learning_rate, fused=True)
-    if config.keeps_moments and scalars:
-        step = torch.tensor(scalars["step"], device=model.vector.device)
-        optimizer.state[model.flat] = {"step": step, **{name: kept[name] for name in MOMENTS}}
+        return torch.optim.SGD([flat], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([flat], lr=config.learning_rate, fused=True)
+    optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **{name: torch.zeros_like(flat) for name in MOMENTS}}
     return optimizer

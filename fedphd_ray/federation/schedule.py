@@ -1,15 +1,13 @@
 """Round plans: who takes part, on which edge, in which block, and what happens at the end of the round. Pure."""
 
-import math
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from fedphd_ray.records import Block, EdgeStatistics, Population, RoundPlan, Topology
+from fedphd_ray.records import Block, EdgeStatistics, Population, RoundPlan
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
-
-TARGET_BLOCKS = 16
+from fedphd_ray.topology import Topology
 
 
 class ScheduleConfig(BaseModel):
@@ -18,15 +16,15 @@ class ScheduleConfig(BaseModel):
     Attributes:
         rounds: number of edge rounds, R.
         clients_per_round: cohort size K; clients are drawn without replacement.
-        block_size: clients per reduction block; None gives about 16 blocks a round. It changes rounding, hence bits, so
-            it belongs to the experiment and not to the placement.
+        block_size: clients per reduction block. It changes rounding, hence bits, so it belongs to the experiment and not to
+            the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
-    block_size: PositiveInt | None = None
+    block_size: PositiveInt = 5
 
 
 class HierarchyConfig(BaseModel):
@@ -57,7 +55,7 @@ class Schedule:
         self.rounds = config.rounds
         self.topology = Topology(hierarchy.num_edges)
         self.cohort_size = config.clients_per_round
-        self.block_size = config.block_size or math.ceil(config.clients_per_round / TARGET_BLOCKS)
+        self.block_size = config.block_size
         self._period = hierarchy.cloud_period
         self._prune_round = prune_round
         self._seed = seed

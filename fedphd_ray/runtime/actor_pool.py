@@ -1,6 +1,7 @@
 """Client hosts and edge servers as Ray actors: started together, and kept for one run after another."""
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -38,10 +39,10 @@ class HostActor:
 
     def train_block(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
-    ) -> PartialUpdate | tuple[PartialUpdate | ClientState | None, ...]:
-        """`ClientHost.train`, every result an object of its own: the partial update, and what each client keeps, if anything."""
+    ) -> tuple[float | PartialUpdate | ClientState | None, ...]:
+        """`ClientHost.train`, every result an object of its own: seconds, the partial update, what each client keeps, if so."""
         partial, kept = self._running.train(payload, order, clients, states)
-        return (partial, *kept) if self._keeps_states else partial
+        return (partial.busy_seconds, partial, *(kept if self._keeps_states else ()))
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """See `ClientHost.sample`."""
@@ -71,7 +72,11 @@ class ActorPool:
         self._name = secrets.token_hex(4)  # names are for people; two pools in one namespace must not collide
         self.hosts: list[Actor] = []
         self.edges: list[Actor] = []
+        self.replacements: list[str] = []
         self._starting: list[Ref] = []
+        self._setup: Ref | None = None
+        self._started = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -81,20 +86,39 @@ class ActorPool:
 
     def start(self, num_hosts: int, num_edges: int) -> None:
         """Asks for what is missing, all at once, and does not wait."""
-        config, name = self._config, self._name
-        host_class, edge_class = ray.remote(HostActor), ray.remote(EdgeServer)
-        sizes = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host}
-        hosts: list[Actor] = [
-            host_class.options(name=f"{name}:host/{index}", **sizes).remote(index) for index in range(len(self.hosts), num_hosts)
-        ]
-        # Edges wait and add; a CPU slot of their own would take one from training.
-        edges: list[Actor] = [
-            edge_class.options(name=f"{name}:edge/{edge}", num_cpus=0).remote(edge, config.threads_per_host)
-            for edge in range(len(self.edges), num_edges)
-        ]
+        hosts = [self._new_host(index) for index in range(len(self.hosts), num_hosts)]
+        edges = [self._new_edge(edge) for edge in range(len(self.edges), num_edges)]
         self.hosts += hosts
         self.edges += edges
         self._starting += [actor.__ray_ready__.remote() for actor in [*hosts, *edges]]
+
+    def begin(self, setup: HostSetup, num_hosts: int) -> list[Ref]:
+        """Gives the first hosts a new run; what it returns is there when they have it."""
+        self._setup = ray.put(setup)
+        self.replacements.clear()
+        return [host.begin.remote(self._setup) for host in self.hosts[:num_hosts]]
+
+    def replace(self, actor: Actor, why: str) -> None:
+        """Starts another in the place of a dead actor, unless that was done already; calls wait in its queue until it is up.
+
+        Raises:
+            RunFailedError: too many have died.
+        """
+        with self._lock:
+            if actor not in self.hosts and actor not in self.edges:
+                return
+            self.replacements.append(why)
+            died, allowed = len(self.replacements), self._config.max_replacements
+            if died > allowed:
+                raise RunFailedError(f"{died} actors died, more than runtime.max_replacements = {allowed}; the last: {why}")
+            ray.kill(actor)  # one that is only out of reach must not go on
+            if actor in self.hosts:
+                index = self.hosts.index(actor)
+                self.hosts[index] = self._new_host(index)
+                self.hosts[index].begin.remote(self._setup)
+            else:
+                edge = self.edges.index(actor)
+                self.edges[edge] = self._new_edge(edge)
 
     def ensure(self, num_hosts: int, num_edges: int) -> None:
         """Starts what is missing, and waits until everything is ready.
@@ -116,6 +140,20 @@ class ActorPool:
         self.hosts.clear()
         self.edges.clear()
         self._starting.clear()
+
+    def _new_host(self, index: int) -> Actor:
+        config = self._config
+        options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host, "name": self._unique(f"host/{index}")}
+        return ray.remote(HostActor).options(**options).remote(index)
+
+    def _new_edge(self, edge: int) -> Actor:
+        """Edges wait and add; a CPU slot of their own would take one from training."""
+        options = {"num_cpus": 0, "name": self._unique(f"edge/{edge}")}
+        return ray.remote(EdgeServer).options(**options).remote(edge, self._config.threads_per_host)
+
+    def _unique(self, name: str) -> str:
+        self._started += 1
+        return f"{self._name}:{name}:{self._started}"
 
     def _wait_until_ready(self) -> None:
         seconds, total = self._config.start_timeout_seconds, len(self._starting)

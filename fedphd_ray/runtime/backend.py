@@ -1,6 +1,6 @@
 """What the cloud's main loop asks of whoever runs a round. Two implementations: Ray actors, and one process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,9 @@ class EdgeOutcome:
 class Backend(Protocol):
     """Runs rounds. The order of results never depends on who finished first."""
 
+    concurrent: bool
+    """Whether it may be asked for something by one thread while another has it run a round."""
+
     @property
     def slots(self) -> int:
         """Clients that train at the same time."""
@@ -51,6 +54,9 @@ class Backend(Protocol):
 
     def get_state(self, handle: Handle) -> ClientState:
         """The client state behind a handle; possibly read-only memory."""
+
+    def keep_states(self, states: Mapping[int, Handle]) -> dict[int, Handle]:
+        """All states that clients keep, the ones not used for longest first; given back after a round, perhaps elsewhere."""
 
     def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
         """Trains all blocks of all edges and aggregates at the edges; outcomes in the order of the tasks."""

@@ -1,9 +1,14 @@
-"""Checkpoints: the whole `RunState`, written beside and renamed, safetensors and JSON only."""
+"""Checkpoints: the whole `RunState`, written beside and renamed, safetensors and JSON only.
 
+What a client keeps is a file of its own, named by its content and shared by all checkpoints that hold it: of many clients, only
+those that took part since the last checkpoint are written.
+"""
+
+import contextlib
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +20,13 @@ from fedphd_ray.errors import ModelFileError
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, EdgeStatistics, Payload
 from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.state import RunState, keep_all
+from fedphd_ray.runtime.state_files import from_bytes, to_bytes
 from fedphd_ray.tensors import Layout
+from fedphd_ray.topology import client_name
 
-SCHEMA = 2
-TENSORS, MANIFEST = "tensors.safetensors", "state.json"
+SCHEMA = 3
+CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
 
 
 class CheckpointConfig(BaseModel):
@@ -36,6 +43,13 @@ class CheckpointConfig(BaseModel):
     keep: PositiveInt = 3
 
 
+class _ClientFile(BaseModel):
+    """What one client keeps: the round it comes from, and the content hash that names the file."""
+
+    round: int
+    sha256: str
+
+
 class _Manifest(BaseModel):
     """`state.json`: everything that is not a tensor."""
 
@@ -48,7 +62,7 @@ class _Manifest(BaseModel):
     shapes: list[list[int]]
     edge_label_counts: list[list[int]]
     edge_last_samples: list[int]
-    client_scalars: dict[int, dict[str, float]]
+    clients: dict[int, _ClientFile]
     plan: str | None
     pruned_round: int
     plan_owed: list[int]
@@ -56,12 +70,18 @@ class _Manifest(BaseModel):
     tensors_sha256: str
 
 
-@dataclass(frozen=True)
 class Checkpoints:
-    """The `checkpoints/` folder of a run."""
+    """The `checkpoints/` folder of a run.
 
-    directory: Path
-    config: CheckpointConfig
+    Args:
+        directory: made when the first one is saved.
+        config: when, and how many stay.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+        self.directory = directory
+        self.config = config
+        self._written: dict[int, tuple[_ClientFile, int]] = {}  # with the architecture version: which state of the client it is
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the state after `round` is saved."""
@@ -69,21 +89,20 @@ class Checkpoints:
 
     def save(self, state: RunState, backend: Backend) -> Path:
         """Writes a checkpoint so that a crash at any moment leaves the former ones whole; returns its folder."""
-        tensors, client_scalars = _tensors(state, backend)
         target = self.directory / f"round-{state.round:06d}"
         partial = self.directory / f".round-{state.round:06d}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(tensors, partial / TENSORS)
-        manifest = _manifest(state, client_scalars, _sha256(partial / TENSORS))
+        clients = {client: self._write_client(client, state, backend) for client in state.client_states}
+        save_file(_tensors(state, backend), partial / TENSORS)
+        manifest = _manifest(state, clients, _sha256(partial / TENSORS))
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         for name in (TENSORS, MANIFEST):
             _sync(partial / name)
         shutil.rmtree(target, ignore_errors=True)
         partial.replace(target)
         _sync(self.directory)
-        for old in self.rounds()[: -self.config.keep]:
-            shutil.rmtree(old)
+        self._remove_old(manifest)
         return target
 
     def rounds(self) -> list[Path]:
@@ -95,28 +114,81 @@ class Checkpoints:
         warnings: list[str] = []
         for folder in reversed(self.rounds()):
             try:
-                return _load(folder, backend), warnings
+                return self._load(folder, backend), warnings
             except ModelFileError as error:
                 warnings.append(f"{folder.name} was passed over: {error.found}")
         return None, warnings
 
+    def _load(self, folder: Path, backend: Backend) -> RunState:
+        """Reads a checkpoint, whatever is wrong with it being a `ModelFileError`."""
+        try:
+            manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
+            if manifest.schema_version != SCHEMA:
+                raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
+            if _sha256(folder / TENSORS) != manifest.tensors_sha256:
+                raise ValueError("its tensors are damaged (content hash differs)")
+            oldest_first = dict(sorted(manifest.clients.items(), key=lambda item: item[1].round))
+            states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client]))
+            self._written = {client: (file, manifest.version) for client, file in manifest.clients.items()}
+            return _restore(manifest, load_file(folder / TENSORS), states, backend)
+        except (OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+            raise ModelFileError(
+                str(folder), expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
+            ) from error
 
-def _tensors(state: RunState, backend: Backend) -> tuple[dict[str, np.ndarray], dict[int, dict[str, float]]]:
+    def _write_client(self, client: int, state: RunState, backend: Backend) -> _ClientFile:
+        """The file of a client's state; written only if no earlier checkpoint has it."""
+        round, version = state.state_rounds[client], state.model.version
+        if client in self._written:
+            file, of_version = self._written[client]
+            if (file.round, of_version) == (round, version):
+                return file
+        data = to_bytes(backend.get_state(state.client_states[client]))
+        file = _ClientFile(round=round, sha256=hashlib.sha256(data).hexdigest())
+        path = self._client_path(file.sha256)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        _sync(partial)
+        partial.replace(path)
+        self._written[client] = file, version
+        return file
+
+    def _read_client(self, client: int, file: _ClientFile) -> ClientState:
+        data = self._client_path(file.sha256).read_bytes()
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise ValueError(f"what {client_name(client)} keeps is damaged (content hash differs)")
+        return from_bytes(data)
+
+    def _client_path(self, sha256: str) -> Path:
+        return self.directory / CLIENTS / f"{sha256}.safetensors"
+
+    def _remove_old(self, newest: _Manifest) -> None:
+        """Checkpoints beyond the number kept, and client files that none of the others holds."""
+        folders = self.rounds()
+        for old in folders[: -self.config.keep]:
+            shutil.rmtree(old)
+        needed = {file.sha256 for file in newest.clients.values()}
+        for folder in folders[-self.config.keep : -1]:
+            with contextlib.suppress(OSError, ValueError):  # a damaged one needs nothing
+                manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
+                needed |= {file.sha256 for file in manifest.clients.values()}
+        for path in (self.directory / CLIENTS).glob("*"):
+            if path.stem not in needed:
+                path.unlink()
+
+
+def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
     tensors = {"model": state.model.vector}
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
     for edge, handle in enumerate(state.edge_models):
         tensors[f"edge/{edge}"] = backend.get_payload(handle).vector
-    scalars = {}
-    for client, handle in state.client_states.items():
-        kept = backend.get_state(handle)
-        scalars[client] = kept.scalars
-        tensors |= {f"client/{client}/{name}": vector for name, vector in kept.vectors.items()}
-    return tensors, scalars
+    return tensors
 
 
-def _manifest(state: RunState, client_scalars: dict[int, dict[str, float]], tensors_sha256: str) -> _Manifest:
+def _manifest(state: RunState, clients: dict[int, _ClientFile], tensors_sha256: str) -> _Manifest:
     return _Manifest(
         schema_version=SCHEMA,
         round=state.round,
@@ -125,7 +197,7 @@ def _manifest(state: RunState, client_scalars: dict[int, dict[str, float]], tens
         shapes=[list(shape) for shape in state.model.layout.shapes],
         edge_label_counts=[edge.label_counts.tolist() for edge in state.edge_statistics],
         edge_last_samples=[edge.last_samples for edge in state.edge_statistics],
-        client_scalars=client_scalars,
+        clients=clients,
         plan=None if state.plan is None else state.plan.to_json(),
         pruned_round=state.pruned_round,
         plan_owed=sorted(state.plan_owed),
@@ -134,22 +206,7 @@ def _manifest(state: RunState, client_scalars: dict[int, dict[str, float]], tens
     )
 
 
-def _load(folder: Path, backend: Backend) -> RunState:
-    """Reads a checkpoint, whatever is wrong with it being a `ModelFileError`."""
-    try:
-        manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
-        if manifest.schema_version != SCHEMA:
-            raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
-        if _sha256(folder / TENSORS) != manifest.tensors_sha256:
-            raise ValueError("its tensors are damaged (content hash differs)")
-        return _restore(manifest, load_file(folder / TENSORS), backend)
-    except (OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
-        raise ModelFileError(
-            str(folder), expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
-        ) from error
-
-
-def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], backend: Backend) -> RunState:
+def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], states: dict[int, object], backend: Backend) -> RunState:
     layout = Layout(tuple(manifest.names), tuple(tuple(shape) for shape in manifest.shapes))
     version = manifest.version
 
@@ -159,9 +216,6 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], backend: Backe
     def below(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): vector for name, vector in tensors.items() if name.startswith(prefix)}
 
-    states: dict[int, object] = {}
-    for client, scalars in manifest.client_scalars.items():
-        states[client] = backend.put(ClientState(below(f"client/{client}/"), scalars, version))
     state = RunState(
         round=manifest.round,
         model=payload("model"),
@@ -172,6 +226,7 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], backend: Backe
             for counts, last in zip(manifest.edge_label_counts, manifest.edge_last_samples, strict=True)
         ),
         client_states=states,
+        state_rounds={client: file.round for client, file in manifest.clients.items()},
         server=below("server/"),
         plan=None if manifest.plan is None else PrunePlan.from_json(manifest.plan),
         pruned_round=manifest.pruned_round,

@@ -15,23 +15,16 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import RunFailedError
+from fedphd_ray.federation.aggregation import add_weighted
 from fedphd_ray.federation.channel import Channel
 from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import (
-    ClientReport,
-    ClientState,
-    LocalOrder,
-    PartialUpdate,
-    Payload,
-    Topology,
-    Transfer,
-    client_name,
-)
+from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, named
 from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.topology import Topology, client_name
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,7 @@ class ClientHost:
 
         A client whose loss or update is not finite is reported, and left out of the sum; it keeps its former state.
         """
+        began_block = time.perf_counter()
         model, setup = self._model(payload), self._setup
         received = as_tensor(payload.vector).to(self._device)
         control = None if payload.control is None else as_tensor(payload.control).to(self._device)
@@ -117,7 +111,7 @@ class ClientHost:
                 arrived = self._upload(result, order, client, payload.version, reported)
                 weight = setup.strategy.client_weight(num_samples, result.num_steps)
                 sums.add(arrived, weight, reported, setup.label_counts[client])
-        return sums.partial(setup.label_counts.shape[1]), kept_states
+        return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """Images [chunk.size, C, H, W] in [0, 1] from a model; the noise is keyed by (seed, round, chunk)."""
@@ -129,9 +123,10 @@ class ClientHost:
         return as_numpy(samples)
 
     def _model(self, payload: Payload) -> FlatModel:
-        """The module of this architecture, built once; a former architecture is never needed again."""
+        """The module of this architecture, built once. A former one may still be sampled from, the one before never again."""
         if payload.version not in self._models:
-            self._models.clear()
+            for version in sorted(self._models)[:-1]:
+                del self._models[version]
             module = build_unet(self._setup.spec, payload.layout.by_name, device=self._device)
             self._models[payload.version] = FlatModel(module)
         model = self._models[payload.version]
@@ -187,7 +182,7 @@ class _Sums:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
-        self._weights = [0.0] * len(parts)
+        self._weights: list[tuple[float, ...]] = []
         self._total: Tensor | None = None
         self._control: Tensor | None = None
         self._label_counts: list[NDArray[np.int64]] = []
@@ -197,16 +192,14 @@ class _Sums:
 
     def add(self, arrived: _Arrived, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
         """The update may be overwritten."""
-        term = arrived.update.mul_(weight)
-        self._total = term if self._total is None else self._total.add_(term)
+        self._total = add_weighted(self._total, arrived.update, weight)
         if arrived.control is not None:
             self._control = arrived.control.clone() if self._control is None else self._control.add_(arrived.control)
-        for index, part in enumerate(self._parts):
-            self._weights[index] += weight if part in reported else 0.0
+        self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))
         self._label_counts.append(label_counts)
         self._transfers += arrived.transfers
 
-    def partial(self, num_classes: int) -> PartialUpdate:
+    def partial(self, num_classes: int, busy_seconds: float) -> PartialUpdate:
         """The sums so far."""
         return PartialUpdate(
             total=None if self._total is None else as_numpy(self._total),
@@ -216,6 +209,7 @@ class _Sums:
             reports=tuple(self.reports),
             transfers=tuple(self._transfers),
             train_seconds=self.train_seconds,
+            busy_seconds=busy_seconds,
         )
 
 

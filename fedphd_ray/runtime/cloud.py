@@ -1,9 +1,7 @@
 """The cloud: its main loop is the algorithm of the paper, its driver is whatever `Backend` it is given."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,53 +10,35 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.federation.aggregation import weighted_models
-from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, client_name
-from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask
-from fedphd_ray.runtime.checkpoint import Checkpoints
-from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
+from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan
+from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.progress import Reporter, RoundRecord, round_record
+from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.prune import plan_pruning
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.state import RunState, keep_all
+from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.traffic import downloads, edge_uploads
-from fedphd_ray.strategies.base import KEPT_PARTS, Aggregate
+from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
+from fedphd_ray.topology import client_name
 
 
 class Cloud:
-    """Schedules rounds, aggregates edges, prunes, and keeps the books.
+    """Schedules rounds, aggregates edges, and prunes.
 
     Args:
         experiment: what is run.
         backend: who runs it.
-        ledger: where transfers are written down.
-        checkpoints: where states are saved; None for nowhere.
-        evaluator: who judges the model; None for nobody.
-        reporter: who is told.
-        directory: the run directory, for pictures; None for no pictures.
+        observer: handed every state; keeps the books, judges, reports and saves.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        backend: Backend,
-        *,
-        ledger: Ledger,
-        reporter: Reporter,
-        checkpoints: Checkpoints | None = None,
-        evaluator: Evaluator | None = None,
-        directory: Path | None = None,
-    ) -> None:
+    def __init__(self, experiment: Experiment, backend: Backend, observer: Observer) -> None:
         self._experiment = experiment
         self._backend = backend
-        self._ledger = ledger
-        self._checkpoints = checkpoints
-        self._evaluator = evaluator
-        self._reporter = reporter
-        self._directory = directory
+        self._observer = observer
+        self._watch = Stopwatch()
 
     def begin(self) -> RunState:
         """The state before the first round: a random network, pruned already in mode `at_init`."""
@@ -78,29 +58,28 @@ class Cloud:
         run = self._broadcast(run)
         if experiment.pruning.mode == "at_init":
             run = self._prune(run)
-        self._observe(run, None)
+        self._observer.observe(run, None)
         return run
 
     def run(self, state: RunState) -> RunState:
         """All rounds that are left. Clients train at their edges; every r_g rounds the cloud aggregates; once, it prunes."""
         experiment = self._experiment
         while state.round < experiment.schedule.rounds:
-            began = time.perf_counter()
-            plan = experiment.schedule.plan(state.round + 1, experiment.strategy, experiment.population, state.edge_statistics)
-            sent = downloads(experiment, state, plan)
-            outcomes = self._backend.run_edges(self._tasks(state, plan))
-            state, homogeneity = self._collect(state, outcomes)
-            if plan.syncs:
-                sent += edge_uploads(experiment, state, plan)
-                state = self._synchronise(state, outcomes)
-            if plan.prunes:
-                state = self._prune(state)
+            with self._watch("round"):
+                plan = experiment.schedule.plan(
+                    state.round + 1, experiment.strategy, experiment.population, state.edge_statistics
+                )
+                sent = downloads(experiment, state, plan)
+                outcomes = self._backend.run_edges(self._tasks(state, plan))
+                state, homogeneity = self._collect(state, outcomes)
+                if plan.syncs:
+                    sent += edge_uploads(experiment, state, plan)
+                    state = self._synchronise(state, outcomes)
+                if plan.prunes:
+                    state = self._prune(state)
             sent += [row for outcome in outcomes for row in outcome.report.transfers]
-            seconds = time.perf_counter() - began
-            reports = [outcome.report for outcome in outcomes]
-            moved = self._ledger.extend(sent)
-            record = round_record(plan, state.model.version, reports, homogeneity, moved, seconds, self._backend.slots)
-            self._observe(state, record)
+            reports = tuple(outcome.report for outcome in outcomes)
+            self._observer.observe(state, RoundTrace(plan, reports, homogeneity, sent, self._watch.lap()))
         return state
 
     def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
@@ -122,12 +101,13 @@ class Cloud:
         """The state after the edges' aggregation, and each edge's homogeneity. An edge nobody chose keeps its model."""
         topology = self._experiment.topology
         models, statistics = list(state.edge_models), list(state.edge_statistics)
-        client_states, failures, took_part = dict(state.client_states), list(state.failures), set()
+        new_states: dict[int, Handle] = {}
+        failures, took_part = list(state.failures), set()
         for outcome in outcomes:
             edge = outcome.report.edge
             models[edge] = outcome.model
             statistics[edge] = statistics[edge].merge(outcome.report.label_counts)
-            client_states |= {
+            new_states |= {
                 report.client: outcome.states[report.client]
                 for report in outcome.report.reports
                 if report.client in outcome.states and not report.failure
@@ -143,7 +123,8 @@ class Cloud:
             round=state.round + 1,
             edge_models=tuple(models),
             edge_statistics=tuple(statistics),
-            client_states=client_states,
+            client_states=self._backend.keep_states(_renewed(state.client_states, new_states)),
+            state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
         )
@@ -152,14 +133,30 @@ class Cloud:
     def _synchronise(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
         """Aggregates the edges at the cloud, lets the server step, gives the result to all edges, and clears their statistics."""
         experiment = self._experiment
+        with self._watch("transfer"):
+            payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
+        with self._watch("aggregate"):
+            vector, kept = self._server_step(state, payloads, sum(outcome.report.weight for outcome in outcomes))
+            ema = _average(state.ema, vector, experiment.server.ema_decay)
+        new = replace(
+            state,
+            model=replace(state.model, vector=as_numpy(vector)),
+            ema=ema,
+            server=_arrays(kept),
+            edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
+        )
+        return self._broadcast(new)
+
+    def _server_step(self, state: RunState, payloads: Sequence[Payload], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cloud's next model [num_params] from the edges', and what it keeps beside it."""
+        experiment = self._experiment
         weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
-        payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
         base = as_tensor(state.model.vector)
         aggregate = Aggregate(
             base=base,
             mean=weighted_models(base, [as_tensor(payload.vector) for payload in payloads], weights),
             control=None if (control := payloads[0].control) is None else as_tensor(control),
-            weight=sum(outcome.report.weight for outcome in outcomes),
+            weight=weight,
             num_clients=experiment.population.num_clients,
         )
         server = {name: as_tensor(vector) for name, vector in state.server.items()}
@@ -167,31 +164,27 @@ class Cloud:
         if (optimizer := experiment.server.optimizer) is not None:
             step, moments = optimizer.step(vector - base, server)
             vector, kept = base + step, kept | moments
-        new = replace(
-            state,
-            model=replace(state.model, vector=as_numpy(vector)),
-            ema=_average(state.ema, vector, experiment.server.ema_decay),
-            server=_arrays(kept),
-            edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
-        )
-        return self._broadcast(new)
+        return vector, kept
 
     def _broadcast(self, state: RunState) -> RunState:
         """Every edge holds what the cloud holds; one object, whoever reads it."""
-        return replace(state, edge_models=(self._backend.put(state.broadcast),) * len(state.edge_statistics))
+        with self._watch("transfer"):
+            handle = self._backend.put(state.broadcast)
+        return replace(state, edge_models=(handle,) * len(state.edge_statistics))
 
     def _prune(self, state: RunState) -> RunState:
         """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
         plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
         layout = state.model.layout
+
+        def cut(client: int) -> ClientState:
+            return _cut_state(plan, self._backend.get_state(state.client_states[client]), layout)
+
         new = replace(
             state,
             model=plan.cut_payload(state.model),
             ema=None if state.ema is None else plan.cut_payload(state.ema),
-            client_states={
-                client: self._backend.put(_cut_state(plan, self._backend.get_state(handle), layout))
-                for client, handle in state.client_states.items()
-            },
+            client_states=keep_all(self._backend, state.client_states, cut),
             server=_cut_vectors(plan, state.server, layout),
             plan=plan,
             pruned_round=state.round,
@@ -199,29 +192,10 @@ class Cloud:
         )
         return self._broadcast(new)
 
-    def delivered_models(self, state: RunState) -> dict[int | None, Payload]:
-        """What a user gets: one model (of client None), or some clients' own where the cloud has no whole one."""
-        strategy, model = self._experiment.strategy, state.delivered
-        if not strategy.keeps_parts_private or not state.client_states:
-            return {None: model}
-        chosen = spread(sorted(state.client_states), self._experiment.evaluation.num_clients)
-        kept = {client: self._backend.get_state(state.client_states[client]).vectors[KEPT_PARTS] for client in chosen}
-        return dict(client_models(model, strategy.parts(model.layout), kept).items())
 
-    def _observe(self, state: RunState, record: RoundRecord | None) -> None:
-        """Evaluation, progress and checkpoint: nothing here changes the state."""
-        experiment, last = self._experiment, self._experiment.schedule.rounds
-        quality = None
-        if self._evaluator is not None and experiment.evaluation.due(state.round, last):
-            picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
-            models = [self._backend.put(model) for model in self.delivered_models(state).values()]
-            quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
-            self._reporter.on_quality(state.round, quality)
-        if record is not None:
-            self._reporter.on_round(record, quality)
-        if self._checkpoints is not None and self._checkpoints.due(state.round, last):
-            self._ledger.flush(state.round)
-            self._checkpoints.save(state, self._backend)
+def _renewed(states: Mapping[int, Handle], new: Mapping[int, Handle]) -> dict[int, Handle]:
+    """The states with the new ones at the end."""
+    return {client: handle for client, handle in states.items() if client not in new} | dict(new)
 
 
 def _average(ema: Payload | None, vector: Tensor, decay: float) -> Payload | None:

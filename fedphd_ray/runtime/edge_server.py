@@ -4,15 +4,13 @@ It keeps nothing between rounds: its model and statistics are arguments and resu
 them. So a lost edge can be replaced without losing anything.
 """
 
+import math
+import time
 from collections.abc import Sequence
-from itertools import islice
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from fedphd_ray.federation.aggregation import apply_update, fold
+from fedphd_ray.federation.aggregation import apply_update, fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import EdgeReport, PartialUpdate, Payload
 from fedphd_ray.strategies import Strategy
@@ -34,10 +32,18 @@ class EdgeServer:
     def __repr__(self) -> str:
         return f"edge/{self._edge}"
 
+    def fold(self, block_sizes: Sequence[int], *partials: PartialUpdate) -> tuple[float, PartialUpdate]:
+        """The sum of some of the round's first blocks, to be the first block of what follows; and the seconds it took.
+
+        With it an edge of many blocks holds few of them at a time.
+        """
+        folded = fold_partials(partials, block_sizes)
+        return folded.fold_seconds, folded
+
     def aggregate(
         self, payload: Payload, block_sizes: Sequence[int], strategy: Strategy, *partials: PartialUpdate
-    ) -> tuple[Payload, EdgeReport]:
-        """The edge's model after the round (with the sum of what clients sent beside their updates), and its report.
+    ) -> tuple[EdgeReport, Payload]:
+        """Its report, and the edge's model after the round (with the sum of what clients sent beside their updates).
 
         Args:
             payload: the edge's model before the round.
@@ -45,35 +51,28 @@ class EdgeServer:
             strategy: says in which parts, and on which scale, updates are averaged.
             *partials: in the order of the plan.
         """
-        assert sum(block_sizes) == len(partials)
-        total = _fold_blocks([partial.total for partial in partials], block_sizes)
-        control = _fold_blocks([partial.control for partial in partials], block_sizes)
-        weights = tuple(sum(column) for column in zip(*(partial.weights for partial in partials), strict=True))
-        vector = payload.vector
-        if total is not None:
-            used = [report for partial in partials for report in partial.reports if not report.failure]
+        began = time.perf_counter()
+        folded = fold_partials(partials, block_sizes)
+        parts, vector = strategy.parts(payload.layout), payload.vector
+        weights = [math.fsum(column) for column in zip(*folded.weights, strict=True)] or [0.0] * len(parts)
+        if folded.total is not None:
+            used = [report for report in folded.reports if not report.failure]
             scale = strategy.step_scale([report.num_samples for report in used], [report.num_steps for report in used])
-            vector = as_numpy(apply_update(as_tensor(vector), total, strategy.parts(payload.layout), weights, scale))
-        after = Payload(vector, payload.layout, payload.version, None if control is None else as_numpy(control))
-        return after, self._report(partials, weights)
+            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(folded.total), parts, weights, scale))
+        after = Payload(vector, payload.layout, payload.version, folded.control)
+        own_seconds = time.perf_counter() - began
+        report = EdgeReport(
+            edge=self._edge,
+            weight=max(weights),
+            label_counts=folded.label_counts,
+            reports=folded.reports,
+            transfers=folded.transfers,
+            train_seconds=folded.train_seconds,
+            busy_seconds=folded.busy_seconds,
+            fold_seconds=sum(partial.fold_seconds for partial in partials) + own_seconds,
+        )
+        return report, after
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size of this process so far, in bytes."""
         return peak_memory_bytes()
-
-    def _report(self, partials: Sequence[PartialUpdate], weights: tuple[float, ...]) -> EdgeReport:
-        return EdgeReport(
-            edge=self._edge,
-            weight=max(weights),
-            label_counts=np.sum([partial.label_counts for partial in partials], axis=0),
-            reports=tuple(report for partial in partials for report in partial.reports),
-            transfers=tuple(transfer for partial in partials for transfer in partial.transfers),
-            train_seconds=sum(partial.train_seconds for partial in partials),
-        )
-
-
-def _fold_blocks(vectors: Sequence[NDArray[np.float32] | None], block_sizes: Sequence[int]) -> Tensor | None:
-    """The sum of the blocks' sums; None if there is nothing to add."""
-    remaining = iter(vectors)
-    blocks = (fold(as_tensor(vector) for vector in islice(remaining, size) if vector is not None) for size in block_sizes)
-    return fold(block for block in blocks if block is not None)

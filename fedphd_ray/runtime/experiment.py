@@ -10,18 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedphd_ray.data.partition import label_counts
 from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.process import NoiseProcess
-from fedphd_ray.diffusion.unet import UNetSpec
+from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
 from fedphd_ray.federation.local_training import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
-from fedphd_ray.records import Population, Topology
+from fedphd_ray.records import Population
 from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.client_host import HostSetup
 from fedphd_ray.runtime.evaluation import EvaluationConfig
 from fedphd_ray.runtime.placement import Demand, RuntimeConfig
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.topology import Topology
 
 
 class ServerConfig(BaseModel):
@@ -98,9 +99,9 @@ class Experiment:
 
     def demand(self, model_bytes: int) -> Demand:
         """What placement has to find room for."""
-        blocks = -(-self.schedule.cohort_size // self.schedule.block_size)
         return Demand(
             num_clients=self.population.num_clients,
-            blocks_per_round=min(self.schedule.cohort_size, blocks + len(self.topology.aggregators) - 1),
+            clients_per_round=self.schedule.cohort_size,
             model_bytes=model_bytes,
+            training_bytes=activation_bytes(self.spec, self.local.batch_size) + self.dataset.images.nbytes,
         )

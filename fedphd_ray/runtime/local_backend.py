@@ -1,6 +1,6 @@
 """The in-process twin: the same classes as on Ray, called in turn; the reference for bits, and the way in for debuggers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from fedphd_ray.runtime.edge_server import EdgeServer
 class LocalBackend:
     """One host and one edge server in this process; handles are the values themselves."""
 
+    concurrent = False
     slots = 1
 
     def __init__(self, setup: HostSetup) -> None:
@@ -35,6 +36,10 @@ class LocalBackend:
         """The handle itself."""
         assert isinstance(handle, ClientState)
         return handle
+
+    def keep_states(self, states: Mapping[int, Handle]) -> dict[int, Handle]:
+        """All of them, as they are."""
+        return dict(states)
 
     def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
         """Block by block, edge by edge."""
@@ -62,5 +67,5 @@ class LocalBackend:
             partial, new_states = self._host.train(payload, task.order, block.clients, kept)
             partials.append(partial)
             states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
-        model, report = self._edges[task.edge].aggregate(payload, [1] * len(partials), task.strategy, *partials)
+        report, model = self._edges[task.edge].aggregate(payload, [1] * len(partials), task.strategy, *partials)
         return EdgeOutcome(report, model, states)

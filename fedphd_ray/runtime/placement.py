@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedphd_ray.errors import ResourceError
 
-HOST_BASE_BYTES = 420 * 2**20
-"""A process that has imported torch and diffusers, measured; the model and its activations come on top."""
+HOST_BASE_BYTES = 460 * 2**20
+"""A host process before its first client, measured (docs/performance.md); models, data and activations come on top."""
+MODELS_PER_HOST = 8
+"""Vectors as long as the model: weights, gradients, two moments, an update, a sum, and what comes in and goes out."""
 
 
 class RuntimeConfig(BaseModel):
@@ -24,6 +26,9 @@ class RuntimeConfig(BaseModel):
         cpus_per_host: CPUs that one host reserves.
         gpus_per_host: GPUs that one host reserves; a fraction lets several hosts share one.
         threads_per_host: torch threads of every process of the run.
+        client_state_gib: memory for what clients keep between rounds (optimiser moments, control variates, ...), in GiB; states
+            beyond it lie in the run directory until they are needed.
+        max_replacements: hosts and edges that may die in a run; each is replaced, and does its part again.
         start_timeout_seconds: deadline for all actors to be ready.
         round_timeout_seconds: deadline for one round, and for drawing one set of samples.
     """
@@ -36,6 +41,8 @@ class RuntimeConfig(BaseModel):
     cpus_per_host: PositiveFloat = 1.0
     gpus_per_host: Annotated[float, Field(ge=0)] = 0.0
     threads_per_host: PositiveInt = 1
+    client_state_gib: PositiveFloat = 4.0
+    max_replacements: NonNegativeInt = 10
     start_timeout_seconds: PositiveFloat = 180.0
     round_timeout_seconds: PositiveFloat = 3600.0
 
@@ -53,13 +60,26 @@ class Node:
 
 
 class Demand(BaseModel):
-    """What a federation asks for: registered clients, blocks per round, and bytes of one model."""
+    """What a federation asks for.
+
+    Attributes:
+        num_clients: registered.
+        clients_per_round: trained in a round.
+        model_bytes: of one model.
+        training_bytes: activations of one batch, and the images.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     num_clients: PositiveInt
-    blocks_per_round: PositiveInt
-    model_bytes: NonNegativeFloat
+    clients_per_round: PositiveInt
+    model_bytes: NonNegativeInt
+    training_bytes: NonNegativeInt = 0
+
+    @property
+    def host_bytes(self) -> int:
+        """Estimated memory of one host process."""
+        return HOST_BASE_BYTES + MODELS_PER_HOST * self.model_bytes + self.training_bytes
 
 
 @dataclass(frozen=True)
@@ -71,14 +91,9 @@ class Placement:
     reason: str
 
 
-def host_bytes(model_bytes: float) -> float:
-    """Estimated memory of one host: process, weights, gradients, two moments, update and payload, activations."""
-    return HOST_BASE_BYTES + 8 * model_bytes
-
-
 def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Placement:
     """Chooses the placement, or refuses with the numbers. A host must fit on one node; shares of nodes do not add up to one."""
-    need = Node(config.cpus_per_host, config.gpus_per_host, int(host_bytes(demand.model_bytes)))
+    need = Node(config.cpus_per_host, config.gpus_per_host, demand.host_bytes)
     most = sum(_capacity(node, need) for node in nodes)
     wanted = _wanted(config, demand, most)
     if wanted > most or most < 1:
@@ -89,12 +104,12 @@ def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Plac
             remedy="use placement: pooled with fewer hosts, or lower runtime.cpus_per_host or runtime.gpus_per_host",
         )
     dedicated = config.placement == "dedicated"
-    what = "one per registered client" if dedicated else f"shared by {demand.num_clients} clients"
+    shared = f"shared by {demand.num_clients} clients, of whom {demand.clients_per_round} train in a round"
+    what = "one per registered client" if dedicated else shared
     return Placement(
         wanted,
         dedicated,
-        f"{wanted} host{'s' * (wanted != 1)} of {need} each, {what}; "
-        f"there is room for {most}, and {demand.blocks_per_round} can be busy in a round",
+        f"{wanted} host{'s' * (wanted != 1)} of {need} each, {what}; there is room for {most}",
     )
 
 
@@ -111,4 +126,4 @@ def _wanted(config: RuntimeConfig, demand: Demand, most: int) -> int:
         return demand.num_clients
     if config.hosts != "auto":
         return config.hosts
-    return max(1, min(most, demand.blocks_per_round))
+    return max(1, min(most, demand.clients_per_round))

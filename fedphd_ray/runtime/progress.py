@@ -24,8 +24,12 @@ class RoundRecord:
         homogeneity: edge -> SH of what it has seen since the last synchronisation.
         bytes_by_hop: of this round.
         version: architecture after the round.
-        round_seconds: wall time of the round without evaluation and checkpoint.
+        round_seconds: wall time of the round; evaluation and checkpoint go on beside the next one.
         train_seconds: time inside local training, added up over slots.
+        wait_seconds: time that slots had nothing to do, added up over slots.
+        aggregate_seconds: time spent adding up updates and models, on all tiers.
+        transfer_seconds: time the driver spent putting models into the object store and taking them out.
+        checkpoint_seconds: time spent on writing the checkpoint of the round before, if there was one.
         overhead_fraction: 1 - train_seconds / (slots * round_seconds).
         failures: clients whose update was not aggregated.
     """
@@ -40,6 +44,10 @@ class RoundRecord:
     version: int
     round_seconds: float
     train_seconds: float
+    wait_seconds: float
+    aggregate_seconds: float
+    transfer_seconds: float
+    checkpoint_seconds: float
     slots: int
     overhead_fraction: float
     sim_seconds: float
@@ -52,14 +60,16 @@ def round_record(
     reports: Sequence[EdgeReport],
     homogeneity: Mapping[int, float],
     bytes_by_hop: Mapping[str, int],
-    seconds: float,
+    seconds: Mapping[str, float],
     slots: int,
 ) -> RoundRecord:
-    """The record of a round from its plan and its edges' reports."""
+    """The record of a round from its plan, its edges' reports, and the driver's seconds by phase."""
     clients = [client for report in reports for client in report.reports]
     good = [client for client in clients if not client.failure]
     steps = sum(client.num_steps for client in good)
     train_seconds = sum(report.train_seconds for report in reports)
+    busy_seconds = sum(report.busy_seconds for report in reports)
+    slot_seconds = slots * seconds["round"]
     return RoundRecord(
         round=plan.round,
         loss=sum(client.loss * client.num_steps for client in good) / steps if steps else math.nan,
@@ -69,10 +79,14 @@ def round_record(
         homogeneity=dict(homogeneity),
         bytes_by_hop=dict(bytes_by_hop),
         version=version,
-        round_seconds=seconds,
+        round_seconds=seconds["round"],
         train_seconds=train_seconds,
+        wait_seconds=max(0.0, slot_seconds - busy_seconds),
+        aggregate_seconds=busy_seconds - train_seconds + sum(r.fold_seconds for r in reports) + seconds.get("aggregate", 0.0),
+        transfer_seconds=seconds.get("transfer", 0.0),
+        checkpoint_seconds=seconds.get("checkpoint", 0.0),
         slots=slots,
-        overhead_fraction=max(0.0, 1.0 - train_seconds / (slots * seconds)),
+        overhead_fraction=max(0.0, 1.0 - train_seconds / slot_seconds),
         sim_seconds=0.0,
         failures={client.client: client.failure for client in clients if client.failure},
     )

@@ -19,10 +19,12 @@ from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.local_backend import LocalBackend
+from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.placement import decide
 from fedphd_ray.runtime.progress import MetricsFile, Reporter, Reporters
 from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
+from fedphd_ray.runtime.spilling import SpillingBackend
 from fedphd_ray.runtime.state import RunState
 
 if TYPE_CHECKING:
@@ -99,21 +101,24 @@ def _run(
     checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
     with start_backend(experiment, say, pool) as started:
         prepare()
+        budget_bytes = int(experiment.runtime.client_state_gib * 2**30)
+        backend = SpillingBackend(started.backend, directory / "client_states", budget_bytes)
         evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
-        cloud = Cloud(
+        with Observer(
             experiment,
-            started.backend,
+            backend,
             ledger=ledger,
             reporter=Reporters(metrics, reporter),
             checkpoints=checkpoints,
             evaluator=evaluator,
             directory=directory,
-        )
-        state = _restore(checkpoints, started.backend, metrics, ledger, say) if resume else cloud.begin()
-        state = cloud.run(state)
+        ) as observer:
+            cloud = Cloud(experiment, backend, observer)
+            state = _restore(checkpoints, backend, metrics, ledger, say) if resume else cloud.begin()
+            state = cloud.run(state)
         ledger.flush(state.round)
-        memory = started.backend.peak_memory_bytes() + peak_memory_bytes()
-        models = cloud.delivered_models(state)
+        memory = backend.peak_memory_bytes() + peak_memory_bytes()
+        models = delivered_models(experiment, backend, state)
     stock_export = ""
     for client, model in models.items():
         stock_export = save_model(experiment, model, directory / model_folder(client))
@@ -197,11 +202,14 @@ def _model_bytes(experiment: Experiment) -> int:
 
 
 def _store_bytes(experiment: Experiment) -> int:
-    """What one round may hold in the object store at once, with room."""
-    model_bytes = _model_bytes(experiment)
-    models = 4 * (experiment.demand(model_bytes).blocks_per_round + 8)
-    states = 3 * experiment.population.num_clients if experiment.host_setup().keeps_states else 0
-    return experiment.dataset.images.nbytes + (models + states) * model_bytes
+    """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
+    model_bytes, cohort = _model_bytes(experiment), experiment.schedule.cohort_size
+    models = 2 * (cohort + len(experiment.topology.aggregators) + 8)
+    states = 0
+    if experiment.host_setup().keeps_states:
+        budget = int(experiment.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
+        states = min(budget, 3 * experiment.population.num_clients * model_bytes)
+    return experiment.dataset.images.nbytes + models * model_bytes + states
 
 
 __all__ = ["RunFailedError", "Summary", "resume", "run", "start_backend"]

@@ -11,11 +11,12 @@ from fedphd_ray.diffusion.export import export_stock, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.channel import model_message
 from fedphd_ray.pruning.groups import count_macs
-from fedphd_ray.records import Hop, Payload
+from fedphd_ray.records import Payload
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
+from fedphd_ray.topology import Hop
 
 
 @dataclass(frozen=True)

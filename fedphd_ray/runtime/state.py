@@ -1,14 +1,27 @@
 """`RunState` is everything a run is between two rounds: exactly what a checkpoint holds."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import EdgeStatistics, Payload
-from fedphd_ray.runtime.backend import Handle
+from fedphd_ray.records import ClientState, EdgeStatistics, Payload
+from fedphd_ray.runtime.backend import Backend, Handle
 from fedphd_ray.strategies.base import CONTROL
+
+AT_ONCE = 32  # client states in memory beside the budget, where all of them are touched
+
+
+def keep_all(backend: Backend, clients: Iterable[int], new: Callable[[int], ClientState]) -> dict[int, Handle]:
+    """A state for each of the clients, a few at a time: together they may be more than memory holds."""
+    kept: dict[int, Handle] = {}
+    waiting = list(clients)
+    for start in range(0, len(waiting), AT_ONCE):
+        kept |= {client: backend.put(new(client)) for client in waiting[start : start + AT_ONCE]}
+        kept = backend.keep_states(kept)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,8 @@ class RunState:
         ema: moving average of the cloud's models, if one is kept.
         edge_models: the model each edge holds.
         edge_statistics: what each edge has seen since the last synchronisation.
-        client_states: what clients keep between rounds, where they do.
+        client_states: what clients keep between rounds, where they do; the ones that took part last come last.
+        state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
         server: vectors that the method and the server's optimiser keep at the cloud [num_params].
         plan: how the network was pruned, once it was.
         pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
@@ -35,6 +49,7 @@ class RunState:
     edge_models: tuple[Handle, ...]
     edge_statistics: tuple[EdgeStatistics, ...]
     client_states: dict[int, Handle] = field(default_factory=dict)
+    state_rounds: dict[int, int] = field(default_factory=dict)
     server: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     plan: PrunePlan | None = None
     pruned_round: int = 0

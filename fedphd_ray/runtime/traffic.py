@@ -1,11 +1,12 @@
 """What the cloud and the edges send in a round, apart from the clients' uploads (those are sent where clients are trained)."""
 
 from fedphd_ray.federation.channel import Channel
-from fedphd_ray.records import CLOUD, Hop, RoundPlan, Transfer, client_name
+from fedphd_ray.records import RoundPlan, Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.strategies.parts import shared
 from fedphd_ray.tensors import as_tensor
+from fedphd_ray.topology import CLOUD, Hop, client_name
 
 
 def downloads(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:

@@ -68,6 +68,6 @@ def test_one_edge_at_the_cloud_is_that_edge_to_rounding() -> None:
 def test_parts_are_averaged_over_those_who_report_them() -> None:
     base, total = torch.ones(5), torch.full((5,), 6.0)
     parts = (Part("first", (slice(0, 1), slice(3, 5))), Part("second", (slice(1, 2),)), Part("nobody's", (slice(2, 3),)))
-    assert apply_update(base, total, parts, [2.0, 3.0, 0.0]).tolist() == [4.0, 3.0, 1.0, 4.0, 4.0]
-    assert apply_update(base, total, parts, [2.0, 3.0, 0.0], scale=0.5).tolist() == [2.5, 2.0, 1.0, 2.5, 2.5]
+    assert apply_update(base, total.clone(), parts, [2.0, 3.0, 0.0]).tolist() == [4.0, 3.0, 1.0, 4.0, 4.0]
+    assert apply_update(base, total.clone(), parts, [2.0, 3.0, 0.0], scale=0.5).tolist() == [2.5, 2.0, 1.0, 2.5, 2.5]
     assert base.tolist() == [1.0] * 5

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 
 from fedphd_ray.federation.channel import model_message, plan_message, statistics_message
 from fedphd_ray.federation.ledger import SCHEMA, Ledger, read_ledger
-from fedphd_ray.records import Hop, Transfer
+from fedphd_ray.records import Transfer
+from fedphd_ray.topology import Hop
 
 
 def rows(round: int) -> list[Transfer]:

@@ -14,6 +14,7 @@ from fedphd_ray.runtime.checkpoint import Checkpoints
 from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.local_backend import LocalBackend
+from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.strategies import AnyStrategy
 from fedphd_ray.tensors import Layout, as_tensor, digest
 
@@ -104,14 +105,16 @@ def run(config: Config, reporter, checkpoints: Checkpoints, resume: Checkpoints 
 
     experiment = config.build()
     backend = LocalBackend(experiment.host_setup())
-    cloud = Cloud(experiment, backend, ledger=Ledger(), reporter=reporter or Recorder(), checkpoints=checkpoints)
-    if resume is None:
-        state = cloud.begin()
-    else:
-        state, warnings = resume.load_newest(backend)
-        assert state is not None
-        assert (state.round, warnings) == (2, [])
-    model = cloud.run(state).delivered
+    books = {"ledger": Ledger(), "reporter": reporter or Recorder(), "checkpoints": checkpoints}
+    with Observer(experiment, backend, **books) as observer:
+        cloud = Cloud(experiment, backend, observer)
+        if resume is None:
+            state = cloud.begin()
+        else:
+            state, warnings = resume.load_newest(backend)
+            assert state is not None
+            assert (state.round, warnings) == (2, [])
+        model = cloud.run(state).delivered
     backend.close()
     return digest(model.layout.views(as_tensor(model.vector)))
 

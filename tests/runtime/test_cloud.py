@@ -146,5 +146,5 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     both, _ = host.train(payload, order, (1, 4), (None, None))
     singles = [host.train(payload, order, (client,), (None,))[0] for client in (1, 4)]
     assert np.array_equal(both.total, singles[0].total + singles[1].total)
-    assert both.weights == (sum(len(experiment.client_indices[client]) for client in (1, 4)),)
+    assert both.weights == tuple((float(len(experiment.client_indices[client])),) for client in (1, 4))
     assert both.label_counts.tolist() == experiment.population.label_counts[[1, 4]].sum(axis=0).tolist()

@@ -3,10 +3,10 @@
 import pytest
 
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide, host_bytes
+from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide
 
 LAPTOP = Node(cpus=8, gpus=0, memory_bytes=16 * 2**30)
-DEMAND = Demand(num_clients=20, blocks_per_round=5, model_bytes=3e6)
+DEMAND = Demand(num_clients=20, clients_per_round=5, model_bytes=3_000_000)
 
 
 def test_auto_starts_as_many_hosts_as_can_be_busy() -> None:
@@ -16,7 +16,7 @@ def test_auto_starts_as_many_hosts_as_can_be_busy() -> None:
 
 
 def test_memory_limits_too() -> None:
-    small = Node(cpus=64, gpus=0, memory_bytes=int(3 * host_bytes(3e6) / 0.8) + 1)
+    small = Node(cpus=64, gpus=0, memory_bytes=int(3 * DEMAND.host_bytes / 0.8) + 1)
     assert decide(RuntimeConfig(), [small], DEMAND).num_hosts == 3
 
 

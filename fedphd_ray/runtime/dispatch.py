@@ -1,0 +1,137 @@
+"""Which host trains what. Free to follow timings: what is added to what is the plan's, so no result depends on it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedphd_ray.records import Block
+
+SPLIT_GAIN_SECONDS = 0.005  # an additional partial sum on its way costs about as much
+TOLERANCE = 0.05  # hosts may end so far from the mean, as a share of it, before blocks are split
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one host trains in one call: the first clients of a reduction block, summed there, or a single later one.
+
+    Attributes:
+        task: position of the edge among those of the round.
+        block: position of the block at its edge.
+        start: position of the first client in the block.
+        clients: in their order.
+        cost: images that go through training.
+    """
+
+    task: int
+    block: int
+    start: int
+    clients: tuple[int, ...]
+    cost: float
+
+
+def whole_blocks(blocks: Sequence[Sequence[Block]], costs: Mapping[int, float]) -> list[Unit]:
+    """One unit per block, of the blocks of every edge.
+
+    Args:
+        blocks: per edge.
+        costs: client -> images.
+    """
+    return [
+        Unit(task, position, 0, block.clients, sum(costs[client] for client in block.clients))
+        for task, own in enumerate(blocks)
+        for position, block in enumerate(own)
+    ]
+
+
+def single_clients(units: Sequence[Unit], costs: Mapping[int, float]) -> list[Unit]:
+    """One unit per client, as dedicated hosts need them."""
+    return [
+        replace(unit, start=unit.start + offset, clients=(client,), cost=costs[client])
+        for unit in units
+        for offset, client in enumerate(unit.clients)
+    ]
+
+
+def assign(units: Sequence[Unit], seconds_per_image: Sequence[float]) -> list[list[Unit]]:
+    """Units per host: the longest first, each to the host that is expected to end it first (Graham's LPT rule)."""
+    queues: list[list[Unit]] = [[] for _ in seconds_per_image]
+    ends = [0.0] * len(seconds_per_image)
+    for unit in sorted(units, key=lambda unit: -unit.cost):
+        expected = [end + unit.cost * pace for end, pace in zip(ends, seconds_per_image, strict=True)]
+        host = expected.index(min(expected))
+        ends[host] = expected[host]
+        queues[host].append(unit)
+    return queues
+
+
+def balanced(
+    units: Sequence[Unit], costs: Mapping[int, float], seconds_per_image: Sequence[float], least_gain: float
+) -> list[list[Unit]]:
+    """Units per host, with last clients split off blocks until no host would end much later than the mean.
+
+    Args:
+        units: whole blocks.
+        costs: client -> images.
+        seconds_per_image: per host.
+        least_gain: seconds that a split must be able to save.
+    """
+    queues = assign(units, seconds_per_image)
+    while True:
+        ends = _ends(queues, seconds_per_image)
+        late = ends.index(max(ends))
+        mean = sum(ends) / len(ends)
+        divisible = [unit for unit in queues[late] if len(unit.clients) > 1]
+        if not divisible or ends[late] - mean <= max(TOLERANCE * mean, least_gain):
+            return queues
+        chosen = max(divisible, key=lambda unit: unit.cost)
+        units = [unit for unit in units if unit != chosen] + _without_last(chosen, costs)
+        finer = assign(units, seconds_per_image)
+        if max(_ends(finer, seconds_per_image)) >= ends[late]:
+            return queues
+        queues = finer
+
+
+def _ends(queues: Sequence[Sequence[Unit]], seconds_per_image: Sequence[float]) -> list[float]:
+    return [sum(unit.cost for unit in queue) * pace for queue, pace in zip(queues, seconds_per_image, strict=True)]
+
+
+def _without_last(unit: Unit, costs: Mapping[int, float]) -> list[Unit]:
+    """A unit as two: all clients but the last, and the last."""
+    *first, last = unit.clients
+    return [
+        replace(unit, clients=tuple(first), cost=unit.cost - costs[last]),
+        replace(unit, start=unit.start + len(first), clients=(last,), cost=costs[last]),
+    ]
+
+
+class HostTimes:
+    """How fast each host has been so far: seconds per image, the newest calls weighing most.
+
+    Args:
+        num_hosts: all unknown at first, then taken to be as fast as the others on average.
+    """
+
+    WEIGHT = 0.3
+
+    def __init__(self, num_hosts: int) -> None:
+        self._paces: list[float | None] = [None] * num_hosts
+
+    def observe(self, host: int, cost: float, seconds: float) -> None:
+        """A host took `seconds` for `cost` images."""
+        pace, before = seconds / cost, self._paces[host]
+        self._paces[host] = pace if before is None else before + self.WEIGHT * (pace - before)
+
+    def forget(self, host: int) -> None:
+        """The host was replaced, perhaps elsewhere."""
+        self._paces[host] = None
+
+    @property
+    def known(self) -> bool:
+        """Whether any host has been timed."""
+        return any(pace is not None for pace in self._paces)
+
+    @property
+    def seconds_per_image(self) -> list[float]:
+        """Per host; 1 for all while nothing is known."""
+        known = [pace for pace in self._paces if pace is not None]
+        mean = sum(known) / len(known) if known else 1.0
+        return [mean if pace is None else pace for pace in self._paces]

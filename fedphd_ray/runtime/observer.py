@@ -1,0 +1,125 @@
+"""What looks at a run and changes nothing: books, progress, evaluation and checkpoints, one round behind the main loop."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.records import EdgeReport, Payload, RoundPlan, Transfer
+from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.progress import Reporter, round_record
+from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.stopwatch import Stopwatch
+from fedphd_ray.strategies.base import KEPT_PARTS
+
+
+@dataclass(frozen=True)
+class RoundTrace:
+    """What happened in a round: its plan, the edges' reports, their homogeneity, all transfers, and seconds by phase."""
+
+    plan: RoundPlan
+    reports: tuple[EdgeReport, ...]
+    homogeneity: dict[int, float]
+    transfers: Sequence[Transfer]
+    seconds: dict[str, float]
+
+
+class Observer:
+    """Takes the state after each round and does the rest in a thread of its own, while the next round goes on.
+
+    It is at most one round behind: whoever hands over a round waits for the one before, and is told of its errors. States are
+    frozen, so that nothing can change under it. Everything of a round is written in one order: ledger, evaluation, metrics, then
+    the checkpoint that relies on them. Over a backend of one process it works at once instead.
+
+    Args:
+        experiment: what is run.
+        backend: draws samples, and holds models and client states.
+        ledger: where transfers are written down.
+        reporter: who is told.
+        checkpoints: where states are saved; None for nowhere.
+        evaluator: who judges the model; None for nobody.
+        directory: the run directory, for pictures; None for no pictures.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        *,
+        ledger: Ledger,
+        reporter: Reporter,
+        checkpoints: Checkpoints | None = None,
+        evaluator: Evaluator | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self._experiment = experiment
+        self._backend = backend
+        self._ledger = ledger
+        self._reporter = reporter
+        self._checkpoints = checkpoints
+        self._evaluator = evaluator
+        self._directory = directory
+        self._watch = Stopwatch()
+        threads = torch.get_num_threads()
+        self._thread = ThreadPoolExecutor(1, "observer", torch.set_num_threads, (threads,)) if backend.concurrent else None
+        self._before: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Waits until everything handed over is written."""
+        try:
+            self._wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+
+    def observe(self, state: RunState, trace: RoundTrace | None) -> None:
+        """Takes the state after a round; no trace before the first."""
+        if self._thread is None:
+            self._observe(state, trace)
+            return
+        self._wait()
+        self._before = self._thread.submit(self._observe, state, trace)
+
+    def _wait(self) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            before.result()
+
+    def _observe(self, state: RunState, trace: RoundTrace | None) -> None:
+        experiment, last = self._experiment, self._experiment.schedule.rounds
+        moved = {} if trace is None else self._ledger.extend(trace.transfers)
+        quality = None
+        if self._evaluator is not None and experiment.evaluation.due(state.round, last):
+            picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
+            models = [self._backend.put(model) for model in delivered_models(experiment, self._backend, state).values()]
+            quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
+            self._reporter.on_quality(state.round, quality)
+        if trace is not None:
+            seconds = trace.seconds | self._watch.lap()
+            reports, slots = trace.reports, self._backend.slots
+            record = round_record(trace.plan, state.model.version, reports, trace.homogeneity, moved, seconds, slots)
+            self._reporter.on_round(record, quality)
+        if self._checkpoints is not None and self._checkpoints.due(state.round, last):
+            with self._watch("checkpoint"):
+                self._ledger.flush(state.round)
+                self._checkpoints.save(state, self._backend)
+
+
+def delivered_models(experiment: Experiment, backend: Backend, state: RunState) -> dict[int | None, Payload]:
+    """What a user gets: one model (of client None), or some clients' own where the cloud has no whole one."""
+    strategy, model = experiment.strategy, state.delivered
+    if not strategy.keeps_parts_private or not state.client_states:
+        return {None: model}
+    chosen = spread(sorted(state.client_states), experiment.evaluation.num_clients)
+    kept = {client: backend.get_state(state.client_states[client]).vectors[KEPT_PARTS] for client in chosen}
+    return dict(client_models(model, strategy.parts(model.layout), kept).items())
