@@ -101,6 +101,13 @@ class Config(BaseModel):
                 found=f"{self.hierarchy.num_edges} edges",
                 remedy="set hierarchy: {num_edges: 0, cloud_period: 1}, or take another strategy",
             )
+        if strategy.looks_inside and self.local.compile:
+            raise ConfigError(
+                "local.compile",
+                expected=f"false: {name} looks inside the network while it is trained",
+                found="true",
+                remedy="leave it out",
+            )
         if strategy.keeps_parts_private and self.pruning.mode in ("prune", "sparse_then_prune"):
             raise ConfigError(
                 "pruning.mode",

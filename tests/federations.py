@@ -120,13 +120,15 @@ class Outcome:
         return digest(model.layout.views(as_tensor(model.vector)))
 
 
-def federate(config: Config, backend: Backend | None = None, directory: Path | None = None) -> Outcome:
+def federate(
+    config: Config, backend: Backend | None = None, directory: Path | None = None, reporter: Recorder | None = None
+) -> Outcome:
     """Runs a federation on the backend that its configuration asks for, or on a given one; nothing is written."""
     experiment = config.build()
     if backend is None:
         with start_backend(experiment, lambda line: None) as started:
-            return federate(config, started.backend, directory)
-    ledger, recorder = Ledger(), Recorder()
+            return federate(config, started.backend, directory, reporter)
+    ledger, recorder = Ledger(), reporter or Recorder()
     with Observer(experiment, backend, ledger=ledger, reporter=recorder, directory=directory) as observer:
         cloud = Cloud(experiment, backend, observer)
         state = cloud.run(cloud.begin())

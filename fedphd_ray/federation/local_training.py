@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class LocalConfig(BaseModel):
         clip_norm: largest global norm of the gradient; null for no limit.
         warmup_rounds: the learning rate grows linearly over so many rounds from the start and from the pruning.
         horizontal_flip: mirror each image with probability 1/2.
+        compile: run the network through `torch.compile`: steps take about a third less time on a CPU, after one or two minutes of
+            compiling per host, architecture and batch size. Changes rounding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,7 @@ class LocalConfig(BaseModel):
     clip_norm: PositiveFloat | None = 1.0
     warmup_rounds: NonNegativeInt = 0
     horizontal_flip: bool = False
+    compile: bool = False
 
     def images_through(self, num_images: int) -> int:
         """Images that one client's training takes, repetitions counted, for a client of `num_images`; 1 at least."""
@@ -77,9 +80,10 @@ class FlatModel:
 
     Args:
         module: its parameters are moved into the flat vector; it must have no buffers.
+        compiled: whether `denoiser`, the module as it is trained, is compiled at its first call.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, compiled: bool = False) -> None:
         parameters = dict(module.named_parameters())
         assert not list(module.buffers()), "a model with buffers cannot be one vector of parameters"
         self.module = module
@@ -91,6 +95,7 @@ class FlatModel:
         for name, parameter in parameters.items():
             parameter.data = views[name]
             parameter.grad = grads[name]
+        self.denoiser = cast(nn.Module, torch.compile(module)) if compiled else module
         self.scratch = torch.empty_like(self.flat.data)
         self.optimizer: torch.optim.Optimizer | None = None
         self.weights = [views[name] for name in views if "weight" in name]
@@ -204,7 +209,7 @@ class LocalTrainer:
     ) -> Tensor:
         """One optimiser step; the loss before it, a scalar."""
         model.grad.zero_()
-        value = method.loss(self.loss, model.module, batch, generator)
+        value = method.loss(self.loss, model.denoiser, batch, generator)
         value.backward()
         if sparsity > 0:
             self.penalty.add_gradient(model.weights, model.weight_grads, sparsity)

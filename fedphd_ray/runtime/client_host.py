@@ -36,7 +36,7 @@ class HostSetup:
         client_indices: per client, the rows of `images` that are its own.
         label_counts: int64 [num_clients, num_classes].
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
-        use_gpu: train on the CUDA device that the process was given.
+        gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
     """
 
     spec: UNetSpec
@@ -50,7 +50,7 @@ class HostSetup:
     label_counts: NDArray[np.int64]
     seed: int
     threads: int
-    use_gpu: bool
+    gpu_share: float
 
     @property
     def keeps_states(self) -> bool:
@@ -78,7 +78,9 @@ class ClientHost:
     def __init__(self, setup: HostSetup) -> None:
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._device = torch.device("cuda" if setup.use_gpu and torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if setup.gpu_share > 0 and torch.cuda.is_available() else "cpu")
+        if self._device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(min(1.0, setup.gpu_share))
         self._images = as_tensor(setup.images)
         self._trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
         self._models: dict[int, FlatModel] = {}
@@ -128,7 +130,7 @@ class ClientHost:
             for version in sorted(self._models)[:-1]:
                 del self._models[version]
             module = build_unet(self._setup.spec, payload.layout.by_name, device=self._device)
-            self._models[payload.version] = FlatModel(module)
+            self._models[payload.version] = FlatModel(module, compiled=self._setup.local.compile)
         model = self._models[payload.version]
         assert model.layout == payload.layout
         return model

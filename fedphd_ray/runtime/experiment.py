@@ -94,7 +94,7 @@ class Experiment:
             label_counts=self.population.label_counts,
             seed=self.seed,
             threads=self.runtime.threads_per_host,
-            use_gpu=self.runtime.gpus_per_host > 0,
+            gpu_share=self.runtime.gpus_per_host,
         )
 
     def demand(self, model_bytes: int) -> Demand:

@@ -118,6 +118,7 @@ class Strategy(BaseModel):
             ledger. A method that does not use them must not be given them.
         sends_control: the server's vector `CONTROL` goes to every client of a round, and each sends one back
             (`LocalEnd.control`).
+        looks_inside: its loss hooks into the network, which can therefore not be compiled.
         flat_only: the server steps after every round, so that there can be no edges.
     """
 
@@ -125,6 +126,7 @@ class Strategy(BaseModel):
 
     shares_label_statistics: ClassVar[bool] = False
     sends_control: ClassVar[bool] = False
+    looks_inside: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
 
     @property

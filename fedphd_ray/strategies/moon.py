@@ -5,7 +5,7 @@ activations after the U-Net's bottleneck, averaged over the image; all three net
 compared sample by sample, so that noise levels do not mix. There is no projection head: the method's own was for a classifier.
 """
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
@@ -27,6 +27,8 @@ class Moon(Strategy):
         mu: weight of the term; 0 is FedAvg.
         temperature: of the similarities.
     """
+
+    looks_inside: ClassVar[bool] = True
 
     name: Literal["moon"] = "moon"
     mu: NonNegativeFloat = 1.0

@@ -1,14 +1,23 @@
-"""What the Ray backend says when something goes wrong."""
+"""What the Ray backend does and says when something goes wrong, and that it leaves nothing behind."""
 
-from dataclasses import replace
+import os
+import re
+import signal
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
-from federations import federate, tiny
+import ray
+from federations import Recorder, federate, method, outcome_of, reference, tiny
+from ray._private.internal_api import memory_summary
 
+from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
+from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.ray_backend import RayBackend
 
 
@@ -31,3 +40,70 @@ def test_actors_that_find_no_place_are_told_of_at_the_deadline() -> None:
         pytest.raises(ResourceError, match="1 still waiting"),
     ):
         pool.ensure(1, 0)
+
+
+@dataclass
+class Killer(Recorder):
+    """Kills processes, each a moment after a round has ended: while the next one is going on."""
+
+    victims: dict[int, int] = field(default_factory=dict)  # round -> process
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        super().on_round(record, quality)
+        if record.round in self.victims:
+            threading.Timer(0.05, os.kill, (self.victims.pop(record.round), signal.SIGKILL)).start()
+
+
+def process_of(actor: Any) -> int:
+    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
+
+
+@pytest.mark.ray
+def test_hosts_and_edges_killed_in_mid_round_change_no_bit(actor_pool: ActorPool) -> None:
+    name = "fedphd with kept moments"
+    config = method(name)
+    backend = RayBackend(config.build().host_setup(), Placement(2, False, ""), config.runtime, actor_pool)
+    host, edge = process_of(actor_pool.hosts[0]), process_of(actor_pool.edges[0])
+    outcome = federate(config, backend, reporter=Killer(victims={1: host, 2: edge}))
+    assert outcome.sha256 == reference(name)
+    assert len(outcome.records) == config.schedule.rounds
+    assert {process_of(actor_pool.hosts[0]), process_of(actor_pool.edges[0])}.isdisjoint({host, edge})
+    assert len(actor_pool.replacements) == 2
+    assert outcome.transfers == outcome_of(name).transfers  # nothing is counted twice
+
+
+@pytest.mark.ray
+def test_a_run_ends_when_more_actors_die_than_it_may_replace(actor_pool: ActorPool) -> None:
+    config = tiny(runtime={"backend": "ray"})
+    backend = RayBackend(config.build().host_setup(), Placement(1, False, ""), config.runtime, actor_pool)
+    actor_pool.replacements += ["earlier"] * config.runtime.max_replacements
+    killer = Killer(victims={1: process_of(actor_pool.hosts[0])})
+    with pytest.raises(RunFailedError, match=r"11 actors died, more than runtime\.max_replacements = 10; the last: host/0"):
+        federate(config, backend, reporter=killer)
+    ray.kill(actor_pool.hosts[0])
+    actor_pool.replacements.clear()
+    actor_pool.replace(actor_pool.hosts[0], "by the test")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["fedphd with kept moments", "scaffold"])
+def test_nothing_stays_in_the_object_store_from_round_to_round(name: str, actor_pool: ActorPool) -> None:
+    """No more objects in later rounds than in earlier ones, and no more than the run and the edges' clients keep."""
+    config = method(name, schedule={"rounds": 9, "clients_per_round": 6}, pruning={"mode": "none", "round": None})
+    backend = RayBackend(config.build().host_setup(), Placement(2, False, ""), config.runtime, actor_pool)
+    counts: list[int] = []
+
+    class Counter(Recorder):
+        def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+            super().on_round(record, quality)
+            counts.append(stored_objects())
+
+    federate(config, backend, reporter=Counter())
+    assert max(counts[5:]) <= max(counts[1:5])
+    assert counts[-1] < 40
+
+
+def stored_objects() -> int:
+    """Objects in the store of this machine."""
+    stats = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+    return int(re.search(r"(\d+) objects", stats)[1])

@@ -1,0 +1,82 @@
+"""Which host trains what: every client once, in units that an edge can add up in the plan's order, and no host much later."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedphd_ray.records import Block
+from fedphd_ray.runtime.dispatch import HostTimes, Unit, assign, balanced, single_clients, whole_blocks
+
+BLOCKS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3)
+"""Per edge, the sizes of its blocks."""
+
+
+def blocks_of(sizes: list[list[int]]) -> list[list[Block]]:
+    ids = iter(range(1000))
+    return [[Block(edge, tuple(next(ids) for _ in range(size))) for size in own] for edge, own in enumerate(sizes)]
+
+
+@given(BLOCKS, st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.data())
+def test_units_are_prefixes_and_single_clients_and_cover_the_round(sizes, paces, data) -> None:
+    blocks = blocks_of(sizes)
+    clients = [client for own in blocks for block in own for client in block.clients]
+    costs = {client: float(data.draw(st.integers(1, 50))) for client in clients}
+    queues = balanced(whole_blocks(blocks, costs), costs, paces, 0.0)
+    units = [unit for queue in queues for unit in queue]
+    assert sorted(client for unit in units for client in unit.clients) == clients
+    for unit in units:
+        block = blocks[unit.task][unit.block]
+        assert block.clients[unit.start : unit.start + len(unit.clients)] == unit.clients
+        assert unit.start == 0 or len(unit.clients) == 1
+        assert unit.cost == pytest.approx(sum(costs[client] for client in unit.clients))
+
+
+def test_blocks_are_split_only_where_that_ends_the_round_earlier() -> None:
+    costs = dict.fromkeys(range(10), 1.0)
+    even = whole_blocks(blocks_of([[5, 5]]), costs)
+    assert [[unit.clients for unit in queue] for queue in balanced(even, costs, [1, 1], 0.0)] == [
+        [(0, 1, 2, 3, 4)],
+        [(5, 6, 7, 8, 9)],
+    ]
+    odd = whole_blocks(blocks_of([[4]]), costs)
+    assert [sorted(client for unit in queue for client in unit.clients) for queue in balanced(odd, costs, [1, 1], 0.0)] == [
+        [0, 1],
+        [2, 3],
+    ]
+    assert balanced(odd, costs, [1, 1], 10.0) == [odd, []]  # no split could save ten seconds
+
+
+def test_a_slow_host_is_given_less() -> None:
+    costs = dict.fromkeys(range(12), 1.0)
+    queues = balanced(whole_blocks(blocks_of([[4, 4, 4]]), costs), costs, [1.0, 3.0], 0.0)
+    shares = [sum(unit.cost for unit in queue) for queue in queues]
+    assert shares == [9.0, 3.0]
+
+
+def test_the_longest_come_first() -> None:
+    units = [Unit(0, index, 0, (index,), cost) for index, cost in enumerate([1.0, 5.0, 3.0])]
+    assert [[unit.cost for unit in queue] for queue in assign(units, [1.0, 1.0])] == [[5.0], [3.0, 1.0]]
+
+
+def test_dedicated_hosts_are_given_single_clients() -> None:
+    costs = {0: 1.0, 1: 2.0, 2: 3.0}
+    whole = whole_blocks([[Block(0, (0, 1, 2))]], costs)
+    assert single_clients(whole, costs) == [
+        replace(whole[0], start=client, clients=(client,), cost=cost) for client, cost in costs.items()
+    ]
+
+
+def test_times_are_learnt_and_forgotten() -> None:
+    times = HostTimes(3)
+    assert not times.known
+    assert times.seconds_per_image == [1.0, 1.0, 1.0]
+    times.observe(0, cost=10, seconds=20)
+    assert times.seconds_per_image == [2.0, 2.0, 2.0]
+    times.observe(1, cost=10, seconds=40)
+    assert times.seconds_per_image == [2.0, 4.0, 3.0]
+    times.observe(0, cost=10, seconds=10)
+    assert times.seconds_per_image[0] == pytest.approx(2 + 0.3 * (1 - 2))
+    times.forget(1)
+    assert times.seconds_per_image[1] == pytest.approx(1.7)
