@@ -3,6 +3,8 @@
 f_i(w) = a_i / 2 (w - b_i)^2, plain SGD on the full batch, in float64. Figures: ten digits, computed independently.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ def converged(
                 state=states.get(client),
             )
             states[client] = result.state
-            results.append(result)
+            results.append(replace(result, update=result.update.clone()))  # the next training overwrites it
         weights = [strategy.client_weight(1, result.num_steps) for result in results]
         total = fold(result.update * weight for result, weight in zip(results, weights, strict=True))
         scale = strategy.step_scale([1] * len(a), [result.num_steps for result in results])
