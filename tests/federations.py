@@ -7,7 +7,7 @@ from pathlib import Path
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.records import Transfer
+from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.observer import Observer
@@ -15,6 +15,7 @@ from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run import start_backend
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
+from fedphd_ray.topology import Hop
 
 
 def shapes(num_clients: int, partition: dict[str, object], num_images: int = 120) -> dict[str, object]:
@@ -132,4 +133,5 @@ def federate(
     with Observer(experiment, backend, ledger=ledger, reporter=recorder, directory=directory) as observer:
         cloud = Cloud(experiment, backend, observer)
         state = cloud.run(cloud.begin())
-    return Outcome(state, tuple(ledger.rows), recorder.rounds)
+    rows = (row | {"hop": Hop(row["hop"]), "kind": Kind(row["kind"])} for row in ledger.unwritten.to_pylist())
+    return Outcome(state, tuple(Transfer(**row) for row in rows), recorder.rounds)

@@ -1,7 +1,7 @@
 """The ledger: one row per transfer, written as Parquet, summed by any column."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,24 +32,29 @@ COLUMNS = tuple(field.name for field in fields(Transfer))
 
 
 class Ledger:
-    """Rows not yet written, and the totals of all rows there ever were.
+    """Rows not yet written, as Arrow columns, and the totals of all rows there ever were.
 
     Args:
         directory: where Parquet parts go; None keeps rows in memory (forecasts, tests).
+        rows_per_part: so many are written without being asked for, so that memory does not grow with the rounds.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, rows_per_part: int = 100_000) -> None:
         assert tuple(SCHEMA.names) == COLUMNS
         self._directory = directory
-        self._rows: list[Transfer] = []
+        self._rows_per_part = rows_per_part
+        self._batches: list[pa.RecordBatch] = []
         self._bytes_by_hop: dict[str, int] = defaultdict(int)
 
-    def extend(self, transfers: Iterable[Transfer]) -> dict[str, int]:
-        """Adds rows and returns their bytes by hop."""
+    def extend(self, transfers: Sequence[Transfer]) -> dict[str, int]:
+        """Adds a round's rows and returns their bytes by hop."""
         added: dict[str, int] = defaultdict(int)
         for transfer in transfers:
-            self._rows.append(transfer)
             added[transfer.hop.value] += transfer.num_bytes
+        columns = [pa.array([getattr(row, name) for row in transfers], SCHEMA.field(name).type) for name in COLUMNS]
+        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        if transfers and self._directory is not None and sum(batch.num_rows for batch in self._batches) >= self._rows_per_part:
+            self.flush(transfers[-1].round)
         for hop, num_bytes in added.items():
             self._bytes_by_hop[hop] += num_bytes
         return dict(added)
@@ -60,21 +65,19 @@ class Ledger:
         return {hop.value: self._bytes_by_hop[hop.value] for hop in Hop if hop.value in self._bytes_by_hop}
 
     @property
-    def rows(self) -> Sequence[Transfer]:
-        """Rows since the last flush."""
-        return tuple(self._rows)
+    def unwritten(self) -> pa.Table:
+        """The rows since the last flush."""
+        return pa.Table.from_batches(self._batches, schema=SCHEMA)
 
     def flush(self, last_round: int) -> None:
         """Writes the rows that are not written yet as one part, named for the last round in it."""
-        if self._directory is None or not self._rows:
-            return
-        columns = [pa.array([getattr(row, name) for row in self._rows], SCHEMA.field(name).type) for name in COLUMNS]
-        self._write(pa.Table.from_arrays(columns, schema=SCHEMA), last_round)
-        self._rows.clear()
+        if self._directory is not None:
+            self._write(self.unwritten, last_round)
+            self._batches.clear()
 
     def rewind(self, round: int) -> None:
         """Forgets every row after `round`: a resumed run goes on from there and counts nothing twice."""
-        self._rows.clear()
+        self._batches.clear()
         self._bytes_by_hop.clear()
         if self._directory is None or not self._directory.is_dir():
             return

@@ -41,6 +41,15 @@ def test_files_hold_every_row_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.parquet"))) == 3
 
 
+def test_many_rows_are_written_without_being_asked_for(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, rows_per_part=6)
+    for round in (1, 2, 3):
+        ledger.extend(rows(round))
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000002.parquet"]
+    assert ledger.unwritten.num_rows == 3
+    assert sum(ledger.bytes_by_hop.values()) == 3 * 880
+
+
 def test_rewinding_counts_nothing_twice(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for round in (1, 2, 3, 4):
