@@ -49,8 +49,17 @@ def torch_generator(seed: int, purpose: Purpose, *key: int) -> torch.Generator:
 
 @contextmanager
 def global_torch_seed(seed: int, purpose: Purpose, *key: int) -> Iterator[None]:
-    """Seeds torch's global generators for code that takes no generator (dropout, initialisation), and restores them after."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_seed(seed, purpose, *key))
+    """Seeds torch's global generators for code that takes no generator (dropout, initialisation), and restores them after.
+
+    Not by `torch.manual_seed`: where there is no GPU, that formats a stack trace for each kind of device there could be.
+    """
+    generators = [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
+    before = [generator.get_state() for generator in generators]
+    number = torch_seed(seed, purpose, *key)
+    for generator in generators:
+        generator.manual_seed(number)
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
