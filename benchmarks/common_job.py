@@ -10,7 +10,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from fedphd_ray.config import parse_config
+from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run import run
@@ -44,13 +44,13 @@ class Stamps:
         self.records.append(record)
 
 
-def main() -> None:
-    """Runs the job and prints the line."""
+def job() -> Config:
+    """The job as a configuration."""
     # Digits has an image for each of at most 1,797 clients; the null job of more takes images of noise.
     digits = {"name": "digits", "num_clients": CLIENTS, "partition": {"name": "iid"}}
     shapes = digits | {"name": "shapes", "image_size": setting("IMAGE", 8), "num_images": max(4000, 2 * CLIENTS)}
     attention = [width == WIDTHS[1] and index == 1 for index, width in enumerate(WIDTHS)]
-    config = parse_config(
+    return parse_config(
         {
             "name": "common-job",
             "data": digits if CLIENTS <= 1000 and "BENCH_IMAGE" not in os.environ else shapes,
@@ -75,6 +75,10 @@ def main() -> None:
             "checkpoint": {"every": 10, "keep": 1},
         }
     )
+
+
+def measure(config: Config) -> None:
+    """Runs the job and prints the line."""
     stamps, began = Stamps(), time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         summary = run(config.build(), Path(directory) / "run", stamps)
@@ -87,7 +91,7 @@ def main() -> None:
     print(
         f"RESULT fedphd_ray round_s median {median:.4f} min {min(rounds):.4f} max {max(rounds):.4f} "
         f"task_ms {1000 * median / COHORT:.2f} params {summary.params_dense} clients {CLIENTS} cohort {COHORT} steps {STEPS} "
-        f"edges {EDGES} hosts {HOSTS} overhead {overhead:.3f}"
+        f"edges {EDGES} hosts {config.runtime.hosts} overhead {overhead:.3f}"
     )
 
 
@@ -97,4 +101,4 @@ def _median(records: list[RoundRecord], phase: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    measure(job())

@@ -17,9 +17,11 @@ from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.aggregation import add_weighted
 from fedphd_ray.federation.channel import Channel
-from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalResult, LocalTrainer
+from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
+from fedphd_ray.runtime.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, named
@@ -37,6 +39,7 @@ class HostSetup:
         label_counts: int64 [num_clients, num_classes].
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
         gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
+        deterministic: whether a GPU may use deterministic kernels only.
     """
 
     spec: UNetSpec
@@ -51,6 +54,7 @@ class HostSetup:
     seed: int
     threads: int
     gpu_share: float
+    deterministic: bool
 
     @property
     def keeps_states(self) -> bool:
@@ -78,9 +82,7 @@ class ClientHost:
     def __init__(self, setup: HostSetup) -> None:
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._device = torch.device("cuda" if setup.gpu_share > 0 and torch.cuda.is_available() else "cpu")
-        if self._device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(min(1.0, setup.gpu_share))
+        self._device = claim_device(setup.gpu_share, deterministic=setup.deterministic)
         self._images = as_tensor(setup.images)
         self._trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
         self._models: dict[int, FlatModel] = {}

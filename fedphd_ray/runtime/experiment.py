@@ -95,6 +95,7 @@ class Experiment:
             seed=self.seed,
             threads=self.runtime.threads_per_host,
             gpu_share=self.runtime.gpus_per_host,
+            deterministic=self.runtime.deterministic,
         )
 
     def demand(self, model_bytes: int) -> Demand:

@@ -16,7 +16,8 @@ MODELS_PER_HOST = 8
 
 
 class RuntimeConfig(BaseModel):
-    """Where rounds run. None of it changes a result, except `threads_per_host` (sums inside operators depend on it).
+    """Where rounds run. None of it changes a result, except `threads_per_host` (sums inside operators depend on it), the kind of
+    device, and a GPU that is not `deterministic`.
 
     Attributes:
         backend: `ray`, or `local`: the same code in one process without Ray.
@@ -26,6 +27,7 @@ class RuntimeConfig(BaseModel):
         cpus_per_host: CPUs that one host reserves.
         gpus_per_host: GPUs that one host reserves; a fraction lets several hosts share one.
         threads_per_host: torch threads of every process of the run.
+        deterministic: GPUs use kernels only that give the same bits every time; they may be slower. CPUs always do.
         client_state_gib: memory for what clients keep between rounds (optimiser moments, control variates, ...), in GiB; states
             beyond it lie in the run directory until they are needed.
         max_replacements: hosts and edges that may die in a run; each is replaced, and does its part again.
@@ -41,6 +43,7 @@ class RuntimeConfig(BaseModel):
     cpus_per_host: PositiveFloat = 1.0
     gpus_per_host: Annotated[float, Field(ge=0)] = 0.0
     threads_per_host: PositiveInt = 1
+    deterministic: bool = True
     client_state_gib: PositiveFloat = 4.0
     max_replacements: NonNegativeInt = 10
     start_timeout_seconds: PositiveFloat = 180.0

@@ -2,6 +2,9 @@
 
 import os
 import secrets
+import sys
+
+from fedphd_ray.errors import UserError
 
 
 def prepare_environment() -> None:
@@ -10,12 +13,22 @@ def prepare_environment() -> None:
     Authentication is always explicit. What the environment says is kept. For a cluster that says nothing of a token there is
     none: disabled. For a session of our own a random token is made, in the environment only, so that no other user of the
     machine can reach it and no home directory is needed.
+
+    Raises:
+        UserError: Ray was imported before, so that it would not see the token.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, whatever started the driver
     if "RAY_AUTH_MODE" in os.environ:
         return
     if os.environ.get("RAY_ADDRESS"):
         os.environ["RAY_AUTH_MODE"] = "disabled"
+    elif "ray" in sys.modules and not sys.modules["ray"].is_initialized():
+        raise UserError(
+            "RAY_AUTH_MODE",
+            expected="to be set before Ray is imported: token (with RAY_AUTH_TOKEN) or disabled",
+            found="Ray imported already, and no RAY_AUTH_MODE",
+            remedy=f"call {__name__}.prepare_environment() before `import ray`, or set RAY_AUTH_MODE yourself",
+        )
     else:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalTrainer
+from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import LocalOrder
 from fedphd_ray.seeds import Purpose, torch_generator
@@ -117,6 +118,19 @@ def test_sparsity_pulls_weights_towards_zero() -> None:
     sparse, _ = train(net(), config, LocalOrder(3, 0, 1.0, 10.0))
     layout = FlatModel(net()).layout
     assert layout.views(sparse)["1.weight"].norm() < layout.views(dense)["1.weight"].norm()
+
+
+def test_mixed_precision_keeps_parameters_and_moments_in_float32() -> None:
+    """bfloat16 has 8 bits of mantissa: the network's output moves by about 1/256, and nothing that is kept is rounded to it."""
+    full, _ = train(net(), CONFIG)
+    mixed, result = train(net(), CONFIG.model_copy(update={"precision": "bfloat16", "optimizer_state": "per_client"}))
+    assert torch.equal(mixed, train(net(), CONFIG.model_copy(update={"precision": "bfloat16"}))[0])
+    assert mixed.dtype == result.update.dtype == torch.float32
+    assert not torch.equal(mixed, mixed.bfloat16().float())
+    assert not torch.equal(mixed, full)
+    assert torch.nn.functional.cosine_similarity(mixed, full, dim=0) > 0.99
+    assert result.state is not None
+    assert all(vector.dtype == "float32" for vector in result.state.vectors.values())
 
 
 def test_flat_model_is_the_module() -> None:

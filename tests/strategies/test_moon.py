@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state
-from fedphd_ray.federation.local_training import FlatModel
+from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.strategies import Moon
 from fedphd_ray.strategies.base import LocalStart
 from fedphd_ray.strategies.feddiffuse import BOTTLENECK, DECODER, ENCODER, part_of

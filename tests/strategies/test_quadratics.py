@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fedphd_ray.federation.aggregation import apply_update, fold
-from fedphd_ray.federation.local_training import FlatModel, LocalConfig, LocalTrainer
+from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import LocalOrder
