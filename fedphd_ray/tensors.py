@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 2**15  # float32: 128 KiB
+CHUNK = 2**17  # float32: 512 KiB
 
 State = Mapping[str, Tensor]
 Shape = tuple[int, ...]
@@ -66,13 +66,13 @@ class Layout:
         return torch.cat([state[name].detach().reshape(-1).to(dtype) for name in self.names])
 
 
-def chunks(vector: Tensor) -> Iterator[slice]:
-    """Slices of a vector that fit into a processor's own cache, so that several operations on a slice read memory once.
+def split(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Vectors of one length, piece by piece: pieces fit into a processor's cache, so that several operations read memory once.
 
-    Elementwise operations give the same bits in slices as at once. On another device there is one slice.
+    Elementwise operations give the same bits in pieces as at once. On another device there is one piece.
     """
-    step = CHUNK if vector.device.type == "cpu" else max(1, len(vector))
-    return (slice(start, start + step) for start in range(0, len(vector), step))
+    size = CHUNK if vectors[0].device.type == "cpu" else max(1, len(vectors[0]))
+    return zip(*(vector.split(size) for vector in vectors), strict=True)
 
 
 def digest(state: State) -> str:

@@ -14,16 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedphd_ray.federation.update import Update
 from fedphd_ray.records import PartialUpdate
 from fedphd_ray.strategies.parts import Part
-from fedphd_ray.tensors import as_numpy, as_tensor, chunks
+from fedphd_ray.tensors import as_numpy, as_tensor, split
 
 
 def fold(terms: Iterable[Tensor]) -> Tensor | None:
-    """The sum of vectors [num_params], in their order; None for no terms. The terms are not changed, and are streamed."""
+    """The sum of vectors [num_params], in their order; None for no terms. Terms are streamed and stay; one is its own sum."""
     total: Tensor | None = None
-    for term in terms:
-        total = term.clone() if total is None else total.add_(term)
+    for position, term in enumerate(terms):
+        if total is None:
+            total = term
+        elif position == 1:
+            total = total + term
+        else:
+            total.add_(term)
     return total
 
 
@@ -32,21 +38,21 @@ def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Se
 
     Args:
         base: the model that the updates start from.
-        total: the weighted sum; overwritten with the result.
+        total: the weighted sum.
         parts: shares of the model with a weight each; one that nobody reported (weight 0) stays as it is.
         weights: sum of weights per part.
         scale: factor on the mean update.
     """
+    result = torch.empty_like(total)
     for part, weight in zip(parts, weights, strict=True):
         for piece in part.slices:
-            result, start = total[piece], base[piece]
             if weight == 0:
-                result.copy_(start)
+                result[piece] = base[piece]
                 continue
-            for chunk in chunks(result):
-                step = result[chunk].div_(weight)
-                (step if scale == 1.0 else step.mul_(scale)).add_(start[chunk])
-    return total
+            for summed, start, out in split(total[piece], base[piece], result[piece]):
+                step = torch.div(summed, weight, out=out)
+                (step if scale == 1.0 else step.mul_(scale)).add_(start)
+    return result
 
 
 def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[float] | np.ndarray) -> Tensor:
@@ -55,26 +61,30 @@ def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[fl
     `base` is the model that all of them started from: edges that did not move leave it exactly as it was.
     """
     result = torch.empty_like(base)
-    for chunk in chunks(base):
-        start = base[chunk]
-        total = fold((model[chunk] - start).mul_(float(weight)) for model, weight in zip(models, weights, strict=True))
+    for start, out, *pieces in split(base, result, *models):
+        total = fold((piece - start).mul_(float(weight)) for piece, weight in zip(pieces, weights, strict=True))
         assert total is not None
-        torch.add(total, start, out=result[chunk])
+        torch.add(total, start, out=out)
     return result
 
 
-def add_weighted(total: Tensor | None, update: Tensor, weight: float) -> Tensor:
-    """Gives total + weight * update [num_params]; `total` is overwritten with it, `update` is left undefined.
+def add_weighted(total: Tensor | None, update: Update, weight: float) -> Tensor:
+    """Gives total + weight * update [num_params], in the memory of `total`.
 
     Args:
         total: the sum so far, None for nothing yet.
         update: the term.
         weight: its factor.
     """
+    trained, initial, first = update.trained, update.initial, total is None
     if total is None:
-        return update * weight
-    for chunk in chunks(total):
-        total[chunk].add_(update[chunk].mul_(weight))
+        total = torch.empty_like(trained) if update.is_whole else torch.zeros_like(trained)
+    for piece in update.slices:
+        for after, before, out in split(trained[piece], initial[piece], total[piece]):
+            if first:
+                torch.sub(after, before, out=out).mul_(weight)
+            else:
+                out.add_((after - before).mul_(weight))
     return total
 
 
@@ -103,12 +113,7 @@ def fold_partials(partials: Sequence[PartialUpdate], block_sizes: Sequence[int])
 
 
 def _fold_blocks(vectors: Sequence[NDArray[np.float32] | None], block_sizes: Sequence[int]) -> Tensor | None:
-    """The sum of the blocks' sums, in memory of its own; None if there is nothing to add."""
+    """The sum of the blocks' sums; None if there is nothing to add."""
     remaining = iter(vectors)
     blocks = [[vector for vector in islice(remaining, size) if vector is not None] for size in block_sizes]
-    # A block that came as one sum is added as it is; only blocks in pieces need memory of their own.
-    return fold(
-        as_tensor(block[0]) if len(block) == 1 else cast(Tensor, fold(as_tensor(piece) for piece in block))
-        for block in blocks
-        if block
-    )
+    return fold(cast(Tensor, fold(as_tensor(piece) for piece in block)) for block in blocks if block)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.strategies.parts import Part, num_params
 from fedphd_ray.topology import Hop
@@ -79,6 +80,14 @@ class Channel:
         for piece in (piece for part in parts for piece in part.slices):
             arrived[piece] = vector[piece]
         return arrived, rows
+
+    def send_update(
+        self, update: Update, version: int, parts: Sequence[Part], destinations: Sequence[str]
+    ) -> tuple[Update, list[Transfer]]:
+        """Sends parts of a whole update and returns what arrives: float32 as it was sent, the rest zero."""
+        assert update.trained.dtype == torch.float32
+        rows = model_message(num_params(parts), version).rows(self.round, self.hop, self.source, destinations)
+        return update.only(parts), rows
 
     def send_control(self, vector: Tensor, version: int, destinations: Sequence[str]) -> tuple[Tensor, list[Transfer]]:
         """Sends a vector that travels beside the model [num_params]."""

@@ -32,7 +32,6 @@ class FlatModel:
             parameter.data = views[name]
             parameter.grad = grads[name]
         self.denoiser = cast(nn.Module, torch.compile(module)) if compiled else module
-        self.scratch = torch.empty_like(self.flat.data)
         self.optimizer: torch.optim.Optimizer | None = None
         self.weights = [views[name] for name in views if "weight" in name]
         self.weight_grads = [grads[name] for name in grads if "weight" in name]

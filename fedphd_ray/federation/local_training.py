@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, Posit
 from torch import Tensor, nn
 
 from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientState, LocalOrder
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
@@ -84,7 +85,7 @@ class LocalResult:
     """Outcome of local training on one client.
 
     Attributes:
-        update: trained minus initial parameters [num_params], in the model's `scratch`: the next training overwrites it.
+        update: trained against initial parameters; the next training of the same model overwrites it.
         control: what the method sends beside it [num_params], or None.
         loss: mean over the optimiser steps.
         num_steps: optimiser steps taken.
@@ -92,7 +93,7 @@ class LocalResult:
         state: what the client keeps for its next round, or None.
     """
 
-    update: Tensor
+    update: Update
     control: Tensor | None
     loss: float
     num_steps: int
@@ -158,7 +159,7 @@ class LocalTrainer:
                 num_images += len(batch)
         end = method.end(model.vector, len(losses))
         return LocalResult(
-            update=torch.sub(model.vector, initial, out=model.scratch),
+            update=Update.whole(model.vector, initial),
             control=end.control,
             loss=_mean(losses, config),
             num_steps=len(losses),

@@ -19,6 +19,7 @@ from fedphd_ray.federation.aggregation import add_weighted
 from fedphd_ray.federation.channel import Channel
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
+from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.device import claim_device
@@ -162,7 +163,7 @@ class ClientHost:
         setup = self._setup
         channel = Channel(order.round, setup.topology.from_client, client_name(client))
         destination = [setup.topology.aggregator_name(order.edge)]
-        update, transfers = channel.send_model(result.update, version, reported, destination)
+        update, transfers = channel.send_update(result.update, version, reported, destination)
         control = result.control
         if control is not None:
             control, rows = channel.send_control(control, version, destination)
@@ -176,7 +177,7 @@ class ClientHost:
 class _Arrived:
     """What reached the aggregator from one client."""
 
-    update: Tensor
+    update: Update
     control: Tensor | None
     transfers: list[Transfer]
 
@@ -195,7 +196,7 @@ class _Sums:
         self.train_seconds = 0.0
 
     def add(self, arrived: _Arrived, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
-        """The update may be overwritten."""
+        """One more client."""
         self._total = add_weighted(self._total, arrived.update, weight)
         if arrived.control is not None:
             self._control = arrived.control.clone() if self._control is None else self._control.add_(arrived.control)
@@ -222,7 +223,7 @@ def _failure(result: LocalResult) -> str:
     if not math.isfinite(result.loss):
         return f"loss became {result.loss}"
     # One non-finite entry makes the sum non-finite; finite entries overflow it only when they are useless too.
-    if not math.isfinite(float(result.update.sum())):
+    if not math.isfinite(float(result.update.trained.sum())):
         return "the update holds non-finite values"
     if result.control is not None and not math.isfinite(float(result.control.sum())):
         return "the control variate holds non-finite values"

@@ -4,8 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedphd_ray.federation.aggregation import apply_update, fold, weighted_models
+from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold, weighted_models
+from fedphd_ray.federation.update import Update
 from fedphd_ray.strategies.parts import Part
+from fedphd_ray.tensors import CHUNK
 
 ALL = (Part("model", (slice(0, 301),)),)
 
@@ -36,6 +38,28 @@ def test_a_fold_of_single_terms_has_the_bits_of_the_fold_of_all(sizes: list[int]
     assert on_hosts is not None
     assert at_edge is not None
     assert torch.equal(on_hosts, at_edge)
+
+
+@given(st.integers(1, 2 * CHUNK + 3), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=3))
+def test_adding_weighted_updates_has_the_bits_of_folding_their_products(size: int, weights: list[float]) -> None:
+    """Whatever the number of pieces it is done in: products are rounded before they are added."""
+    initial, *trained = vectors(len(weights) + 1, size)
+    total = None
+    for vector, weight in zip(trained, weights, strict=True):
+        total = add_weighted(total, Update.whole(vector, initial), weight)
+    assert torch.equal(total, fold((vector - initial) * weight for vector, weight in zip(trained, weights, strict=True)))
+
+
+def test_parts_of_updates_are_added_where_they_are() -> None:
+    initial, first, second = torch.zeros(5), torch.ones(5), torch.full((5,), 2.0)
+    head, tail = Part("head", (slice(0, 2),)), Part("tail", (slice(3, 5),))
+    update = Update.whole(first, initial).only([head])
+    assert update.vector.tolist() == [1, 1, 0, 0, 0]
+    total = add_weighted(None, update, 10.0)
+    total = add_weighted(total, Update.whole(second, initial).only([head, tail]), 100.0)
+    assert total.tolist() == [210, 210, 0, 200, 200]
+    assert Update.whole(first, initial).is_whole
+    assert not update.is_whole
 
 
 def test_weighted_mean_of_updates_is_fedavg() -> None:

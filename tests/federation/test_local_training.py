@@ -31,7 +31,7 @@ def train(module: nn.Module, config: LocalConfig, order: LocalOrder = ORDER, cli
     trainer = LocalTrainer(config, FedAvg(), loss, SparsityPenalty("channel"), seed)
     received = model.vector.clone()
     result = trainer.train(model, IMAGES, order, client=client, received=received, version=0, state=state)
-    assert torch.equal(result.update, model.vector - received)
+    assert torch.equal(result.update.vector, model.vector - received)
     return model.vector.clone(), result
 
 
@@ -125,7 +125,7 @@ def test_mixed_precision_keeps_parameters_and_moments_in_float32() -> None:
     full, _ = train(net(), CONFIG)
     mixed, result = train(net(), CONFIG.model_copy(update={"precision": "bfloat16", "optimizer_state": "per_client"}))
     assert torch.equal(mixed, train(net(), CONFIG.model_copy(update={"precision": "bfloat16"}))[0])
-    assert mixed.dtype == result.update.dtype == torch.float32
+    assert mixed.dtype == result.update.vector.dtype == torch.float32
     assert not torch.equal(mixed, mixed.bfloat16().float())
     assert not torch.equal(mixed, full)
     assert torch.nn.functional.cosine_similarity(mixed, full, dim=0) > 0.99

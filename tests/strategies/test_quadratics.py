@@ -3,13 +3,11 @@
 f_i(w) = a_i / 2 (w - b_i)^2, plain SGD on the full batch, in float64. Figures: ten digits, computed independently.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.aggregation import apply_update, fold
+from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
@@ -50,7 +48,7 @@ def converged(
     server = {name: value.double() for name, value in strategy.initial_server(1).items()}
     states = {}
     for round in range(1, rounds + 1):
-        results = []
+        results, weights, total = [], [], None
         for client in range(len(a)):
             config = LocalConfig(optimizer="sgd", learning_rate=LEARNING_RATE, epochs=steps[client], batch_size=1, clip_norm=None)
             trainer = LocalTrainer(config, strategy, quadratic, SparsityPenalty("channel"), seed=0)
@@ -66,9 +64,9 @@ def converged(
                 state=states.get(client),
             )
             states[client] = result.state
-            results.append(replace(result, update=result.update.clone()))  # the next training overwrites it
-        weights = [strategy.client_weight(1, result.num_steps) for result in results]
-        total = fold(result.update * weight for result, weight in zip(results, weights, strict=True))
+            results.append(result)
+            weights.append(strategy.client_weight(1, result.num_steps))
+            total = add_weighted(total, result.update, weights[-1])
         scale = strategy.step_scale([1] * len(a), [result.num_steps for result in results])
         mean = apply_update(vector, total, strategy.parts(model.layout), [sum(weights)], scale)
         controls = [result.control for result in results if result.control is not None]

@@ -1,0 +1,44 @@
+"""What local training changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedphd_ray.strategies.parts import Part
+
+
+@dataclass(frozen=True)
+class Update:
+    """Trained minus initial parameters [num_params], where `slices` say so, and zero elsewhere.
+
+    The difference is taken piece by piece where it is added up (`aggregation.add_weighted`): a vector of its own would go through
+    memory twice more. Both vectors may be overwritten by the next training.
+    """
+
+    trained: Tensor
+    initial: Tensor
+    slices: tuple[slice, ...]
+
+    @classmethod
+    def whole(cls, trained: Tensor, initial: Tensor) -> "Update":
+        """Of all parameters."""
+        return cls(trained, initial, (slice(0, trained.numel()),))
+
+    def only(self, parts: Sequence[Part]) -> "Update":
+        """What of a whole update is in some parts of the model."""
+        return replace(self, slices=tuple(piece for part in parts for piece in part.slices))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every parameter is in it."""
+        return bool(sum(piece.stop - piece.start for piece in self.slices) == self.trained.numel())
+
+    @property
+    def vector(self) -> Tensor:
+        """All of it [num_params], in new memory."""
+        vector = torch.zeros_like(self.trained)
+        for piece in self.slices:
+            vector[piece] = self.trained[piece] - self.initial[piece]
+        return vector
