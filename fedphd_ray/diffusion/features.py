@@ -5,7 +5,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.tensors import as_tensor
+from fedphd_ray.threads import torch_threads
 
 RECIPE = 2
 """Version of network and training: part of the cache key. FIDs of different recipes are not comparable."""
@@ -74,7 +74,7 @@ def train_feature_network(images: NDArray[np.float32], labels: NDArray[np.int64]
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
     generator = torch_generator(SEED, Purpose.FEATURE_NETWORK)
-    with _one_thread(), torch.enable_grad():
+    with torch_threads(1), torch.enable_grad():
         for indices in _batches(len(images), generator):
             logits = network.classify(inputs[indices] / 2 + 0.5)
             optimizer.zero_grad()
@@ -124,16 +124,6 @@ def _batches(num_images: int, generator: torch.Generator) -> Iterator[Tensor]:
             left = torch.cat([left, torch.randperm(num_images, generator=generator)])
         yield left[:BATCH_SIZE]
         left = left[BATCH_SIZE:]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _key(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> str:

@@ -4,7 +4,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from itertools import islice
+from typing import Any, Self, cast
 
 import numpy as np
 import ray
@@ -37,12 +38,27 @@ class HostActor:
         """Forgets the former run, if there was one."""
         self._host, self._keeps_states = ClientHost(setup), setup.keeps_states
 
-    def train_block(
-        self, payload: Payload, order: LocalOrder, clients: Sequence[int], *states: ClientState | None
-    ) -> tuple[float | PartialUpdate | ClientState | None, ...]:
-        """`ClientHost.train`, every result an object of its own: seconds, the partial update, what each client keeps, if so."""
-        partial, kept = self._running.train(payload, order, clients, states)
-        return (partial.busy_seconds, partial, *(kept if self._keeps_states else ()))
+    def train(
+        self, units: Sequence[tuple[int, LocalOrder, Sequence[int]]], num_models: int, *values: Payload | ClientState | None
+    ) -> tuple[list[float] | PartialUpdate | ClientState | None, ...]:
+        """`ClientHost.train` for some units, every result an object of its own.
+
+        Args:
+            units: position of the model, order and clients of each.
+            num_models: the first so many `values` are models.
+            *values: the models, and what each client kept, in the order of the units.
+
+        Returns:
+            Seconds per unit, then a partial update per unit, then what each client keeps, if clients keep anything.
+        """
+        models = cast(Sequence[Payload], values[:num_models])
+        states = iter(cast(Sequence[ClientState | None], values[num_models:]))
+        partials, kept = [], []
+        for model, order, clients in units:
+            partial, new = self._running.train(models[model], order, clients, list(islice(states, len(clients))))
+            partials.append(partial)
+            kept += new
+        return ([partial.busy_seconds for partial in partials], *partials, *(kept if self._keeps_states else ()))
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """See `ClientHost.sample`."""

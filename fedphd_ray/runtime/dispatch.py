@@ -1,11 +1,15 @@
 """Which host trains what. Free to follow timings: what is added to what is the plan's, so no result depends on it."""
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedphd_ray.records import Block
 
-SPLIT_GAIN_SECONDS = 0.005  # an additional partial sum on its way costs about as much
+CALL_SECONDS = 0.005  # what a call to an actor costs beside its work
+STORE_BYTES_PER_SECOND = 1e9  # writing a sum into the object store, and reading it from there
+SHORT_SECONDS = 0.05  # units that together take less go to a host in one call
 TOLERANCE = 0.05  # hosts may end so far from the mean, as a share of it, before blocks are split
 
 
@@ -103,6 +107,11 @@ def _without_last(unit: Unit, costs: Mapping[int, float]) -> list[Unit]:
     ]
 
 
+def split_gain_seconds(model_bytes: int) -> float:
+    """What splitting a block must save at least, because one more sum then travels."""
+    return CALL_SECONDS + model_bytes / STORE_BYTES_PER_SECOND
+
+
 class HostTimes:
     """How fast each host has been so far: seconds per image, the newest calls weighing most.
 
@@ -124,6 +133,11 @@ class HostTimes:
         """The host was replaced, perhaps elsewhere."""
         self._paces[host] = None
 
+    def expected(self, host: int, cost: float) -> float:
+        """Seconds that a host will take; infinite while it is not known."""
+        pace = self._paces[host]
+        return math.inf if pace is None else cost * pace
+
     @property
     def known(self) -> bool:
         """Whether any host has been timed."""
@@ -135,3 +149,11 @@ class HostTimes:
         known = [pace for pace in self._paces if pace is not None]
         mean = sum(known) / len(known) if known else 1.0
         return [mean if pace is None else pace for pace in self._paces]
+
+    def take_short(self, host: int, queue: deque[Unit]) -> list[Unit]:
+        """Takes the first unit of a queue, and those after it that a host ends within `SHORT_SECONDS` of work in all."""
+        units = [queue.popleft()]
+        seconds = self.expected(host, units[0].cost)
+        while queue and (seconds := seconds + self.expected(host, queue[0].cost)) <= SHORT_SECONDS:
+            units.append(queue.popleft())
+        return units

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.records import ClientState, PartialUpdate, Payload
@@ -19,7 +18,6 @@ class LocalBackend:
     slots = 1
 
     def __init__(self, setup: HostSetup) -> None:
-        self._threads_before = torch.get_num_threads()
         self._host = ClientHost(setup)
         self._edges = {edge: EdgeServer(edge, setup.threads) for edge in setup.topology.aggregators}
 
@@ -53,10 +51,6 @@ class LocalBackend:
     def peak_memory_bytes(self) -> int:
         """No processes of its own."""
         return 0
-
-    def close(self) -> None:
-        """Gives torch its threads back."""
-        torch.set_num_threads(self._threads_before)
 
     def _run_edge(self, task: EdgeTask) -> EdgeOutcome:
         payload = self.get_payload(task.model)

@@ -13,7 +13,7 @@ from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.client_host import HostSetup, SampleChunk
-from fedphd_ray.runtime.dispatch import SPLIT_GAIN_SECONDS, HostTimes, Unit, balanced, single_clients, whole_blocks
+from fedphd_ray.runtime.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.ray_round import RayRound
 
@@ -38,6 +38,7 @@ class RayBackend:
         self._pool = pool
         self._costs = {client: setup.local.images_through(len(own)) for client, own in enumerate(setup.client_indices)}
         self._keeps_states = setup.keeps_states
+        self._model_bytes = 0
         self._times = HostTimes(placement.num_hosts)
         self._num_edges = len(setup.topology.aggregators)
         pool.ensure(placement.num_hosts, self._num_edges)
@@ -51,6 +52,8 @@ class RayBackend:
 
     def put(self, value: Payload | ClientState) -> Handle:
         """One object in the store, whoever reads it."""
+        if isinstance(value, Payload):
+            self._model_bytes = value.vector.nbytes
         return ray.put(value)
 
     def get_payload(self, handle: Handle) -> Payload:
@@ -107,7 +110,7 @@ class RayBackend:
         """Per host, what it trains."""
         units = whole_blocks([task.blocks for task in tasks], self._costs)
         if not self._placement.dedicated:
-            paces, least_gain = self._times.seconds_per_image, SPLIT_GAIN_SECONDS if self._times.known else 0.0
+            paces, least_gain = self._times.seconds_per_image, split_gain_seconds(self._model_bytes) if self._times.known else 0.0
             return balanced(units, self._costs, paces, least_gain)
         queues: list[list[Unit]] = [[] for _ in range(self.slots)]
         for unit in single_clients(units, self._costs):

@@ -121,7 +121,7 @@ class RayRound:
         """Keeps every host in work."""
         for host, queue in enumerate(self._queues):
             while self._in_flight[host] < IN_FLIGHT_PER_HOST and (queue or self._take_over(host)):
-                self._train(host, queue.popleft())
+                self._train(host, self._times.take_short(host, queue))
 
     def _take_over(self, host: int) -> bool:
         """Gives a host that has nothing at all the last unit of the longest queue; whether there was one."""
@@ -132,30 +132,35 @@ class RayRound:
             self._queues[host].append(longest.pop())
         return bool(longest or self._queues[host])
 
-    def _train(self, host: int, unit: Unit) -> None:
+    def _train(self, host: int, units: Sequence[Unit]) -> None:
         self._in_flight[host] += 1
-        task = self._edges[unit.task].task
-        states = [task.states.get(client) for client in unit.clients]
         actor = self._pool.hosts[host]
-        names = ", ".join(client_name(client) for client in unit.clients)
-        call = actor.train_block.options(
-            name=f"train {names} round {task.order.round}",
-            num_returns=2 + (len(unit.clients) if self._keeps_states else 0),
+        used = sorted({unit.task for unit in units})
+        tasks = [self._edges[task].task for task in used]
+        orders = [(used.index(unit.task), self._edges[unit.task].task.order, unit.clients) for unit in units]
+        clients = [(unit.task, client) for unit in units for client in unit.clients]
+        states = [self._edges[task].task.states.get(client) for task, client in clients]
+        names = ", ".join(client_name(client) for _, client in clients)
+        call = actor.train.options(
+            name=f"train {names} round {tasks[0].order.round}",
+            num_returns=1 + len(units) + (len(clients) if self._keeps_states else 0),
         )
-        refs = call.remote(task.model, task.order, unit.clients, *states)
+        refs = call.remote(orders, len(tasks), *(task.model for task in tasks), *states)
 
-        def done(call: _Call, seconds: float) -> None:
+        def done(call: _Call, seconds: list[float]) -> None:
             self._in_flight[host] -= 1
-            self._times.observe(host, unit.cost, seconds)
-            edge = self._edges[unit.task]
-            edge.pieces[unit.block, unit.start] = unit, call.refs[1]
-            edge.states.update(zip(unit.clients, call.refs[2:], strict=False))
-            self._fold(edge)
+            self._times.observe(host, sum(unit.cost for unit in units), sum(seconds))
+            for unit, ref in zip(units, call.refs[1:], strict=False):
+                self._edges[unit.task].pieces[unit.block, unit.start] = unit, ref
+            for (task, client), ref in zip(clients, call.refs[1 + len(units) :], strict=False):
+                self._edges[task].states[client] = ref
+            for task in used:
+                self._fold(self._edges[task])
 
         def again(call: _Call) -> None:
             self._in_flight[host] -= 1
             self._times.forget(host)
-            self._train(host, unit)
+            self._train(host, units)
 
         self._start(_Call(actor, f"host/{host} ({names})", refs, done, again))
 

@@ -26,6 +26,7 @@ from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.spilling import SpillingBackend
 from fedphd_ray.runtime.state import RunState
+from fedphd_ray.threads import torch_threads
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
@@ -156,14 +157,12 @@ def _restore(checkpoints: Checkpoints, backend: Backend, metrics: MetricsFile, l
 @contextlib.contextmanager
 def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = None) -> Iterator[Started]:
     """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
-    if experiment.runtime.backend == "local":
-        backend = LocalBackend(experiment.host_setup())
-        try:
-            yield Started(backend, "local: everything in this process")
-        finally:
-            backend.close()
-        return
-    with shared_actors([experiment], say) if pool is None else contextlib.nullcontext(pool) as actors:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch_threads(experiment.runtime.threads_per_host))
+        if experiment.runtime.backend == "local":
+            yield Started(LocalBackend(experiment.host_setup()), "local: everything in this process")
+            return
+        actors = stack.enter_context(shared_actors([experiment], say)) if pool is None else pool
         assert actors is not None
         from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
         from fedphd_ray.runtime.ray_session import cluster_nodes  # noqa: PLC0415
