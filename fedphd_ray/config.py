@@ -22,6 +22,8 @@ from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
 from fedphd_ray.runtime.experiment import Experiment, ServerConfig
+from fedphd_ray.runtime.failures import FailureConfig
+from fedphd_ray.runtime.faults import Fault, FaultScript
 from fedphd_ray.runtime.placement import RuntimeConfig
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
@@ -46,6 +48,8 @@ class Config(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    failures: FailureConfig = FailureConfig()
+    faults: tuple[Fault, ...] = ()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -53,7 +57,18 @@ class Config(BaseModel):
         self._check_pruning()
         self._check_hierarchy()
         self._check_strategy()
+        self._check_faults()
         return self
+
+    def _check_faults(self) -> None:
+        """In one process there is nothing to kill but the run itself."""
+        if self.runtime.backend == "local" and any(fault.kind in ("kill", "hang") for fault in self.faults):
+            raise ConfigError(
+                "faults",
+                expected="no kind kill or hang where runtime.backend is local: its only process would not survive",
+                found="one",
+                remedy="take runtime.backend: ray, or another kind of fault",
+            )
 
     def _check_cohort(self) -> None:
         if self.schedule.clients_per_round > self.data.num_clients:
@@ -138,6 +153,8 @@ class Config(BaseModel):
             evaluation=self.evaluation,
             runtime=self.runtime,
             checkpoint=self.checkpoint,
+            failures=self.failures,
+            faults=FaultScript(self.faults),
         )
 
     def to_yaml(self) -> str:

@@ -68,5 +68,30 @@ class RunFailedError(FedPhDError):
         self.reason = reason
 
 
+class ClientTimeoutError(FedPhDError):
+    """A client trained for longer than `failures.client_timeout_seconds`."""
+
+
+class StateLostError(FedPhDError):
+    """Models or client states are gone with the node that held them: only a checkpoint has them still."""
+
+
+class StoppedError(FedPhDError):
+    """Somebody asked the run to stop.
+
+    Args:
+        signal_name: how, e.g. SIGTERM.
+        number: of the signal; the exit code is 128 more, as a shell has it.
+    """
+
+    def __init__(self, signal_name: str, number: int) -> None:
+        super().__init__(signal_name, number)
+        self.signal_name = signal_name
+        self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return f"stopped by {self.signal_name}"
+
+
 def _rebuild_user_error(cls: type[UserError], where: str, expected: str, found: str, remedy: str) -> UserError:
     return cls(where, expected=expected, found=found, remedy=remedy)

@@ -168,6 +168,7 @@ class LocalOrder:
         learning_rate_scale: warm-up factor in (0, 1].
         sparsity: strength of the group-norm penalty, 0 for none.
         reported_parts: see `RoundPlan`.
+        attempt: how often these clients were tried before in this round, and their host died.
     """
 
     round: int
@@ -175,6 +176,7 @@ class LocalOrder:
     learning_rate_scale: float
     sparsity: float
     reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

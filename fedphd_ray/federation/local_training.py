@@ -1,7 +1,7 @@
 """Training on one client: the only place that steps an optimiser."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
@@ -124,6 +124,7 @@ class LocalTrainer:
         version: int,
         control: Tensor | None = None,
         state: ClientState | None = None,
+        before_step: Callable[[], None] = lambda: None,
     ) -> LocalResult:
         """Trains `model` in place on one client's images [n, C, H, W] in [-1, 1], from what it received [num_params].
 
@@ -136,6 +137,7 @@ class LocalTrainer:
             version: its architecture.
             control: what arrived beside it.
             state: what the client kept from its last round.
+            before_step: called before every optimiser step; an exception from it ends the training.
         """
         assert state is None or state.version == version, "a client's state was not cut when the model was pruned"
         config, key = self.config, (order.round, client)
@@ -155,6 +157,7 @@ class LocalTrainer:
             optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
             losses, num_images = [], 0
             for batch in _batches(images, config, generator):
+                before_step()
                 losses.append(self._step(model, batch, method, optimizer, generator, order.sparsity))
                 num_images += len(batch)
         end = method.end(model.vector, len(losses))

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.report import text
+from fedphd_ray.runtime.failures import first_line
 from fedphd_ray.runtime.progress import RoundRecord
 
 PLAIN_LINE_SECONDS = 5.0
@@ -72,7 +73,7 @@ class ConsoleProgress:
         self._record = record
         self._stamps = [*self._stamps[-RECENT_ROUNDS:], time.monotonic()]
         for client, failure in record.failures.items():
-            self.say(f"warning: round {record.round}: client/{client}: {failure}; its update was not aggregated")
+            self.say(f"warning: round {record.round}: client/{client}: {first_line(failure)}; its update was not aggregated")
         if record.version != self._version:
             self.say(f"round {record.round}: the network was pruned; every payload is smaller from here on")
             self._version = record.version

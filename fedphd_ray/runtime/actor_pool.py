@@ -91,6 +91,7 @@ class ActorPool:
         self.replacements: list[str] = []
         self._starting: list[Ref] = []
         self._setup: Ref | None = None
+        self._awaited: dict[Ref, float] = {}  # replacements that are not up yet, and until when they must be
         self._started = 0
         self._lock = threading.Lock()
 
@@ -130,11 +131,31 @@ class ActorPool:
             ray.kill(actor)  # one that is only out of reach must not go on
             if actor in self.hosts:
                 index = self.hosts.index(actor)
-                self.hosts[index] = self._new_host(index)
-                self.hosts[index].begin.remote(self._setup)
+                new = self.hosts[index] = self._new_host(index)
+                new.begin.remote(self._setup)
             else:
                 edge = self.edges.index(actor)
-                self.edges[edge] = self._new_edge(edge)
+                new = self.edges[edge] = self._new_edge(edge)
+            self._awaited[new.__ray_ready__.remote()] = time.monotonic() + self._config.start_timeout_seconds
+
+    def require_replacements(self) -> None:
+        """Looks whether replacements are up in time.
+
+        Raises:
+            RunFailedError: one is not; the cluster may be too small for it now.
+        """
+        if not self._awaited:
+            return
+        with self._lock:
+            up, _ = ray.wait(list(self._awaited), num_returns=len(self._awaited), timeout=0)
+            for ref in up:
+                del self._awaited[ref]
+            if any(time.monotonic() > deadline for deadline in self._awaited.values()):
+                seconds = self._config.start_timeout_seconds
+                raise RunFailedError(
+                    f"an actor that died could not be replaced within runtime.start_timeout_seconds = {seconds:g}; "
+                    f"free: {_free_resources()}; the last death: {self.replacements[-1]}"
+                )
 
     def ensure(self, num_hosts: int, num_edges: int) -> None:
         """Starts what is missing, and waits until everything is ready.
@@ -156,6 +177,7 @@ class ActorPool:
         self.hosts.clear()
         self.edges.clear()
         self._starting.clear()
+        self._awaited.clear()
 
     def _new_host(self, index: int) -> Actor:
         config = self._config

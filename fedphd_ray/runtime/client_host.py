@@ -3,8 +3,8 @@
 import math
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
-from fedphd_ray.errors import RunFailedError
+from fedphd_ray.errors import ClientTimeoutError
 from fedphd_ray.federation.aggregation import add_weighted
 from fedphd_ray.federation.channel import Channel
 from fedphd_ray.federation.flat_model import FlatModel
@@ -23,6 +23,8 @@ from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.device import claim_device
+from fedphd_ray.runtime.failures import FailureConfig
+from fedphd_ray.runtime.faults import FaultScript, spoiled, strike_before_training
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, named
@@ -41,6 +43,8 @@ class HostSetup:
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
         gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
         deterministic: whether a GPU may use deterministic kernels only.
+        failures: what happens when a client fails.
+        faults: what is made to go wrong.
     """
 
     spec: UNetSpec
@@ -56,6 +60,8 @@ class HostSetup:
     threads: int
     gpu_share: float
     deterministic: bool
+    failures: FailureConfig
+    faults: FaultScript
 
     @property
     def keeps_states(self) -> bool:
@@ -104,18 +110,19 @@ class ClientHost:
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
             began = time.perf_counter()
-            result = self._train_one(model, received, control, order, client, payload.version, state)
-            failure = _failure(result)
-            sums.train_seconds += time.perf_counter() - began
             num_samples = len(setup.client_indices[client])
-            work = (result.loss, result.num_steps, result.num_images)
+            result, failure = self._try(model, received, control, order, client, payload.version, state)
+            sums.train_seconds += time.perf_counter() - began
+            work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
             sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure))
-            kept_states.append(state if failure else result.state)
-            if not failure:
-                reported = named(parts, order.reported_parts.get(client))
-                arrived = self._upload(result, order, client, payload.version, reported)
-                weight = setup.strategy.client_weight(num_samples, result.num_steps)
-                sums.add(arrived, weight, reported, setup.label_counts[client])
+            if result is None or failure:
+                kept_states.append(state)
+                continue
+            kept_states.append(result.state)
+            reported = named(parts, order.reported_parts.get(client))
+            arrived = self._upload(result, order, client, payload.version, reported)
+            weight = setup.strategy.client_weight(num_samples, result.num_steps)
+            sums.add(arrived, weight, reported, setup.label_counts[client])
         return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
@@ -138,7 +145,7 @@ class ClientHost:
         assert model.layout == payload.layout
         return model
 
-    def _train_one(
+    def _try(
         self,
         model: FlatModel,
         received: Tensor,
@@ -147,16 +154,35 @@ class ClientHost:
         client: int,
         version: int,
         state: ClientState | None,
-    ) -> LocalResult:
-        setup = self._setup
-        try:
-            images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
-            return self._trainer.train(
-                model, images, order, client=client, received=received, version=version, control=control, state=state
-            )
-        except Exception as error:
-            where = f"{client_name(client)} on {setup.topology.aggregator_name(order.edge)} in round {order.round}"
-            raise RunFailedError(f"{where} failed in local training:\n{traceback.format_exc()}") from error
+    ) -> tuple[LocalResult | None, str]:
+        """Trains a client, again after an exception; its result, and why that may not be used (empty if it may)."""
+        setup, failure = self._setup, ""
+        limit = setup.failures.client_timeout_seconds
+        for attempt in range(order.attempt, setup.failures.client_retries + 1):
+            kind = setup.faults.of_client(order.round, client, attempt)
+            try:
+                strike_before_training(kind)
+                images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
+                result = self._trainer.train(
+                    model,
+                    images,
+                    order,
+                    client=client,
+                    received=received,
+                    version=version,
+                    control=control,
+                    state=state,
+                    before_step=_watcher(limit, slow=kind == "slow"),
+                )
+            except ClientTimeoutError as error:
+                return None, str(error)
+            except Exception as error:
+                failure = f"{type(error).__name__}: {error} (attempt {attempt + 1})\n{traceback.format_exc().rstrip()}"
+            else:
+                trained = spoiled(kind, result.update.trained)
+                result = replace(result, update=replace(result.update, trained=trained))
+                return result, _failure(result, received)  # what is not finite is so every time
+        return None, failure
 
     def _upload(self, result: LocalResult, order: LocalOrder, client: int, version: int, reported: Sequence[Part]) -> "_Arrived":
         """Sends an update, and what else the method shares."""
@@ -218,13 +244,29 @@ class _Sums:
         )
 
 
-def _failure(result: LocalResult) -> str:
+def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:
+    """What to call before every step: it raises when the time is over."""
+    deadline = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
+
+    def before_step() -> None:
+        if slow:
+            time.sleep(1.0)
+        if time.monotonic() > deadline:
+            raise ClientTimeoutError(f"its training took longer than failures.client_timeout_seconds = {limit_seconds:g}")
+
+    return before_step
+
+
+def _failure(result: LocalResult, received: Tensor) -> str:
     """Why an update must not be aggregated; empty if it may."""
+    sent = {"update": result.update.trained} | ({} if result.control is None else {"control variate": result.control})
+    for name, vector in sent.items():
+        if vector.shape != received.shape:
+            return f"the {name} has shape {tuple(vector.shape)}, the model {tuple(received.shape)}"
     if not math.isfinite(result.loss):
         return f"loss became {result.loss}"
     # One non-finite entry makes the sum non-finite; finite entries overflow it only when they are useless too.
-    if not math.isfinite(float(result.update.trained.sum())):
-        return "the update holds non-finite values"
-    if result.control is not None and not math.isfinite(float(result.control.sum())):
-        return "the control variate holds non-finite values"
+    for name, vector in sent.items():
+        if not math.isfinite(float(vector.sum())):
+            return f"the {name} holds non-finite values"
     return ""

@@ -14,6 +14,7 @@ from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.failures import require_quorum
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.prune import plan_pruning
 from fedphd_ray.runtime.state import RunState, keep_all
@@ -100,6 +101,8 @@ class Cloud:
     def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, dict[int, float]]:
         """The state after the edges' aggregation, and each edge's homogeneity. An edge nobody chose keeps its model."""
         topology = self._experiment.topology
+        reports = [report for outcome in outcomes for report in outcome.report.reports]
+        require_quorum(self._experiment.failures, state.round + 1, reports)
         models, statistics = list(state.edge_models), list(state.edge_statistics)
         new_states: dict[int, Handle] = {}
         failures, took_part = list(state.failures), set()

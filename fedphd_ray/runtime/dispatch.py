@@ -23,6 +23,7 @@ class Unit:
         start: position of the first client in the block.
         clients: in their order.
         cost: images that go through training.
+        attempt: how often it was tried before, and its host died.
     """
 
     task: int
@@ -30,6 +31,7 @@ class Unit:
     start: int
     clients: tuple[int, ...]
     cost: float
+    attempt: int = 0
 
 
 def whole_blocks(blocks: Sequence[Sequence[Block]], costs: Mapping[int, float]) -> list[Unit]:
@@ -151,9 +153,15 @@ class HostTimes:
         return [mean if pace is None else pace for pace in self._paces]
 
     def take_short(self, host: int, queue: deque[Unit]) -> list[Unit]:
-        """Takes the first unit of a queue, and those after it that a host ends within `SHORT_SECONDS` of work in all."""
+        """Takes the first unit of a queue, and those after it that a host ends within `SHORT_SECONDS` of work in all.
+
+        One that is tried again is taken alone: it may kill its host, and others with it.
+        """
         units = [queue.popleft()]
         seconds = self.expected(host, units[0].cost)
-        while queue and (seconds := seconds + self.expected(host, queue[0].cost)) <= SHORT_SECONDS:
+        while queue and not units[0].attempt and not queue[0].attempt:
+            seconds += self.expected(host, queue[0].cost)
+            if seconds > SHORT_SECONDS:
+                break
             units.append(queue.popleft())
         return units

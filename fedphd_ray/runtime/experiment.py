@@ -20,6 +20,8 @@ from fedphd_ray.records import Population
 from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.client_host import HostSetup
 from fedphd_ray.runtime.evaluation import EvaluationConfig
+from fedphd_ray.runtime.failures import FailureConfig
+from fedphd_ray.runtime.faults import FaultScript
 from fedphd_ray.runtime.placement import Demand, RuntimeConfig
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
@@ -63,6 +65,8 @@ class Experiment:
     evaluation: EvaluationConfig
     runtime: RuntimeConfig
     checkpoint: CheckpointConfig
+    failures: FailureConfig
+    faults: FaultScript
 
     @cached_property
     def population(self) -> Population:
@@ -96,6 +100,8 @@ class Experiment:
             threads=self.runtime.threads_per_host,
             gpu_share=self.runtime.gpus_per_host,
             deterministic=self.runtime.deterministic,
+            failures=self.failures,
+            faults=self.faults,
         )
 
     def demand(self, model_bytes: int) -> Demand:

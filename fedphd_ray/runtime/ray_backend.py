@@ -1,5 +1,6 @@
 """Rounds on Ray actors: client hosts and edge servers, driven from here."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +9,14 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from fedphd_ray.errors import FedPhDError, RunFailedError
-from fedphd_ray.records import ClientState, Payload
+from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
+from fedphd_ray.records import ClientReport, ClientState, PartialUpdate, Payload
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.client_host import HostSetup, SampleChunk
 from fedphd_ray.runtime.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
-from fedphd_ray.runtime.ray_round import RayRound
+from fedphd_ray.runtime.ray_round import RayRound, RoundRules
 
 Ref = Any
 
@@ -37,7 +38,15 @@ class RayBackend:
         self._placement = placement
         self._pool = pool
         self._costs = {client: setup.local.images_through(len(own)) for client, own in enumerate(setup.client_indices)}
-        self._keeps_states = setup.keeps_states
+        self._setup = setup
+        self._rules = RoundRules(
+            dedicated=placement.dedicated,
+            keeps_states=setup.keeps_states,
+            costs=self._costs,
+            failures=setup.failures,
+            faults=setup.faults,
+            leave_out=self._leave_out,
+        )
         self._model_bytes = 0
         self._times = HostTimes(placement.num_hosts)
         self._num_edges = len(setup.topology.aggregators)
@@ -74,16 +83,8 @@ class RayBackend:
 
     def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
         """Trains the longest units first, each on the host that is expected to end it first; edges add up what has arrived."""
-        round = RayRound(
-            self._pool,
-            tasks,
-            self._queues(tasks),
-            self._times,
-            dedicated=self._placement.dedicated,
-            keeps_states=self._keeps_states,
-            deadline=time.monotonic() + self._config.round_timeout_seconds,
-        )
-        return round.run()
+        deadline = time.monotonic() + self._config.round_timeout_seconds
+        return RayRound(self._pool, tasks, self._queues(tasks), self._times, self._rules, deadline).run()
 
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Spreads the chunks over the hosts; each chunk's noise is its own, so the images do not depend on where it is drawn."""
@@ -117,6 +118,13 @@ class RayBackend:
             queues[unit.clients[0]].append(unit)
         return queues
 
+    def _leave_out(self, client: int, edge: int, reason: str) -> Ref:
+        """The contribution of a client whose host could not say itself why there is none."""
+        num_samples, num_classes = len(self._setup.client_indices[client]), self._setup.label_counts.shape[1]
+        report = ClientReport(client, edge, math.nan, 0, 0, num_samples, reason)
+        nothing = np.zeros(num_classes, np.int64)
+        return ray.put(PartialUpdate(None, (), None, nothing, (report,), (), train_seconds=0.0, busy_seconds=0.0))
+
     def _get(self, handle: Handle) -> object:
         return self._get_all([handle], time.monotonic() + self._config.round_timeout_seconds, "object transfer")[0]
 
@@ -129,6 +137,8 @@ class RayBackend:
             if isinstance(error.cause, FedPhDError):
                 raise error.cause from None
             raise RunFailedError(f"{what} failed:\n{error}") from error
+        except ray.exceptions.ObjectLostError as error:
+            raise StateLostError(f"{what}: {error}") from error
         except ray.exceptions.RayActorError as error:
             raise _ActorLostError(f"{what} failed: {error}") from error
         except ray.exceptions.RayError as error:

@@ -4,35 +4,25 @@ The driver owns every object. Hosts return sums that only an edge reads; the dri
 Training is keyed by (seed, round, client) and edges keep nothing, so doing a part again gives the same bits.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ray
-
-from fedphd_ray.errors import FedPhDError, RunFailedError
 from fedphd_ray.records import EdgeReport
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.calls import Call, Calls
 from fedphd_ray.runtime.dispatch import HostTimes, Unit
+from fedphd_ray.runtime.failures import FailureConfig, after_a_death
+from fedphd_ray.runtime.faults import FaultScript, kill_this_process
 from fedphd_ray.topology import client_name
 
 IN_FLIGHT_PER_HOST = 2  # one trains, one waits in the actor's queue: no gap between units
 BLOCKS_AT_ONCE = 8  # an edge adds up so many before it is given more
 Ref = Any
-
-
-@dataclass
-class _Call:
-    """A running call: who does it, what to do with its receipt, and how to ask again. The first reference is the receipt."""
-
-    actor: Any
-    who: str
-    refs: list[Ref]
-    done: Callable[["_Call", Any], None]
-    again: Callable[["_Call"], None]
 
 
 @dataclass
@@ -49,16 +39,36 @@ class _Edge:
     states: dict[int, Handle] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RoundRules:
+    """How rounds go, the same for all rounds of a run.
+
+    Attributes:
+        dedicated: clients are bound to their hosts.
+        keeps_states: clients return what they keep, each as an object of its own.
+        costs: client -> images that its training takes.
+        failures: what happens when a host dies.
+        faults: what is made to go wrong.
+        leave_out: the empty contribution of a client (with its edge) that is left out for a reason, as an object.
+    """
+
+    dedicated: bool
+    keeps_states: bool
+    costs: Mapping[int, float]
+    failures: FailureConfig
+    faults: FaultScript
+    leave_out: Callable[[int, int, str], Ref]
+
+
 class RayRound:
     """Runs one round.
 
     Args:
         pool: the actors; dead ones are replaced in it.
         tasks: one per edge.
-        queues: per host, what it trains, in order; hosts with nothing left take over from others unless `dedicated`.
+        queues: per host, what it trains, in order; hosts with nothing left take over from others unless dedicated.
         times: told how long hosts take.
-        dedicated: clients are bound to their hosts.
-        keeps_states: clients return what they keep, each as an object of its own.
+        rules: of the run.
         deadline: of everything, on the monotonic clock.
     """
 
@@ -68,64 +78,40 @@ class RayRound:
         tasks: Sequence[EdgeTask],
         queues: Sequence[Sequence[Unit]],
         times: HostTimes,
-        *,
-        dedicated: bool,
-        keeps_states: bool,
+        rules: RoundRules,
         deadline: float,
     ) -> None:
         self._pool = pool
+        self._round = tasks[0].order.round
         self._edges = [_Edge(task) for task in tasks]
         self._queues = [deque(queue) for queue in queues]
-        self._in_flight = [0] * len(queues)
+        self._in_flight: list[deque[Call]] = [deque() for _ in queues]
+        self._blamed: dict[Any, Call] = {}  # dead host -> what it was doing
+        self._struck: set[tuple[str, int]] = set()  # faults of the script that have struck in this round
         self._times = times
-        self._dedicated = dedicated
-        self._keeps_states = keeps_states
-        self._deadline = deadline
-        self._running: dict[Ref, _Call] = {}
+        self._rules = rules
+        self._calls = Calls(pool, deadline)
 
     def run(self) -> list[EdgeOutcome]:
         """Until every edge has aggregated; outcomes in the order of the tasks."""
-        self._feed()
-        while self._running:
-            done, _ = ray.wait(list(self._running), timeout=max(0.0, self._deadline - time.monotonic()), fetch_local=False)
-            if not done:
-                late = ", ".join(sorted(call.who for call in self._running.values()))
-                raise RunFailedError(f"no answer within runtime.round_timeout_seconds from {late}")
-            self._end(self._running.pop(done[0]))
-            self._feed()
+        self._calls.finish(self._feed)
         outcomes = []
         for edge in self._edges:
             assert edge.report is not None
             outcomes.append(EdgeOutcome(edge.report, edge.model, edge.states))
         return outcomes
 
-    def _end(self, call: _Call) -> None:
-        try:
-            receipt = ray.get(call.refs[0])
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, FedPhDError):
-                raise error.cause from None
-            raise RunFailedError(f"{call.who} failed:\n{error}") from error
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-            self._pool.replace(call.actor, f"{call.who}: {error}")
-            call.again(call)
-        else:
-            call.done(call, receipt)
-
-    def _start(self, call: _Call) -> None:
-        self._running[call.refs[0]] = call
-
     # Training
 
     def _feed(self) -> None:
         """Keeps every host in work."""
         for host, queue in enumerate(self._queues):
-            while self._in_flight[host] < IN_FLIGHT_PER_HOST and (queue or self._take_over(host)):
+            while len(self._in_flight[host]) < IN_FLIGHT_PER_HOST and (queue or self._take_over(host)):
                 self._train(host, self._times.take_short(host, queue))
 
     def _take_over(self, host: int) -> bool:
         """Gives a host that has nothing at all the last unit of the longest queue; whether there was one."""
-        if self._dedicated or self._in_flight[host]:
+        if self._rules.dedicated or self._in_flight[host]:
             return False
         longest = max(self._queues, key=lambda queue: sum(unit.cost for unit in queue))
         if longest:
@@ -133,22 +119,25 @@ class RayRound:
         return bool(longest or self._queues[host])
 
     def _train(self, host: int, units: Sequence[Unit]) -> None:
-        self._in_flight[host] += 1
         actor = self._pool.hosts[host]
         used = sorted({unit.task for unit in units})
         tasks = [self._edges[task].task for task in used]
-        orders = [(used.index(unit.task), self._edges[unit.task].task.order, unit.clients) for unit in units]
+        orders = [
+            (position, replace(tasks[position].order, attempt=unit.attempt), unit.clients)
+            for unit in units
+            for position in [used.index(unit.task)]
+        ]
         clients = [(unit.task, client) for unit in units for client in unit.clients]
         states = [self._edges[task].task.states.get(client) for task, client in clients]
         names = ", ".join(client_name(client) for _, client in clients)
         call = actor.train.options(
-            name=f"train {names} round {tasks[0].order.round}",
-            num_returns=1 + len(units) + (len(clients) if self._keeps_states else 0),
+            name=f"train {names} round {self._round}",
+            num_returns=1 + len(units) + (len(clients) if self._rules.keeps_states else 0),
         )
         refs = call.remote(orders, len(tasks), *(task.model for task in tasks), *states)
 
-        def done(call: _Call, seconds: list[float]) -> None:
-            self._in_flight[host] -= 1
+        def done(call: Call, seconds: list[float]) -> None:
+            self._leave(host, call)
             self._times.observe(host, sum(unit.cost for unit in units), sum(seconds))
             for unit, ref in zip(units, call.refs[1:], strict=False):
                 self._edges[unit.task].pieces[unit.block, unit.start] = unit, ref
@@ -157,12 +146,49 @@ class RayRound:
             for task in used:
                 self._fold(self._edges[task])
 
-        def again(call: _Call) -> None:
-            self._in_flight[host] -= 1
+        def lost(call: Call) -> None:
+            guilty = self._blamed.setdefault(call.actor, self._in_flight[host][0]) is call
+            self._leave(host, call)
             self._times.forget(host)
-            self._train(host, units)
+            self._again(host, units, call) if guilty else self._queues[host].extendleft(reversed(units))
 
-        self._start(_Call(actor, f"host/{host} ({names})", refs, done, again))
+        limit = self._rules.failures.client_timeout_seconds
+        allowance = math.inf if limit is None else limit * len(clients) + max(5.0, limit)
+        call = Call(actor, f"host/{host} ({names})", refs, done, lost, allowance)
+        self._in_flight[host].append(call)
+        self._time_first(host)
+        self._calls.start(call)
+        if self._rules.faults.kills_host(self._round, host) and self._strikes("host", host):
+            actor.__ray_call__.remote(kill_this_process)
+
+    def _leave(self, host: int, call: Call) -> None:
+        self._in_flight[host].remove(call)
+        self._time_first(host)
+
+    def _time_first(self, host: int) -> None:
+        """The time of what a host does begins when it is the first in its queue."""
+        if self._in_flight[host]:
+            first = self._in_flight[host][0]
+            first.deadline = min(first.deadline, time.monotonic() + first.allowance)
+
+    def _again(self, host: int, units: Sequence[Unit], call: Call) -> None:
+        """After the death of the host that trained these units: one by one, without the clients that killed too many."""
+        again, hopeless = after_a_death(units, self._rules.costs, self._rules.failures.client_retries)
+        reason = f"its host died {hopeless[0].attempt} times while it was trained" if hopeless else ""
+        if call.overdue and len(again) == 1:
+            again, hopeless = [], again
+            reason = f"no answer within failures.client_timeout_seconds = {self._rules.failures.client_timeout_seconds:g}"
+        self._queues[host].extendleft(reversed(again))
+        for unit in hopeless:
+            edge = self._edges[unit.task]
+            edge.pieces[unit.block, unit.start] = unit, self._rules.leave_out(unit.clients[0], edge.task.edge, reason)
+            self._fold(edge)
+
+    def _strikes(self, kind: str, number: int) -> bool:
+        """Whether a fault of the script has not struck yet in this round; from now on it has."""
+        new = (kind, number) not in self._struck
+        self._struck.add((kind, number))
+        return new
 
     # Folding
 
@@ -199,22 +225,24 @@ class RayRound:
 
     def _add_up(self, edge: _Edge, sizes: list[int], partials: list[Ref]) -> None:
         actor, name = self._pool.edges[edge.task.edge], f"edge/{edge.task.edge}"
-        call = actor.fold.options(num_returns=2, name=f"fold {name} round {edge.task.order.round}")
+        call = actor.fold.options(num_returns=2, name=f"fold {name} round {self._round}")
         refs = call.remote(sizes, *partials)
 
-        def done(call: _Call, seconds: float) -> None:
+        def done(call: Call, seconds: float) -> None:
             edge.total, edge.busy = call.refs[1], False
             self._fold(edge)
 
-        self._start(_Call(actor, name, refs, done, lambda call: self._add_up(edge, sizes, partials)))
+        self._calls.start(Call(actor, name, refs, done, lambda call: self._add_up(edge, sizes, partials)))
 
     def _aggregate(self, edge: _Edge, sizes: list[int], partials: list[Ref]) -> None:
         task, name = edge.task, f"edge/{edge.task.edge}"
         actor = self._pool.edges[task.edge]
-        call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {task.order.round}")
+        if self._rules.faults.kills_edge(self._round, task.edge) and self._strikes("edge", task.edge):
+            actor.__ray_call__.remote(kill_this_process)
+        call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {self._round}")
         refs = call.remote(task.model, sizes, task.strategy, *partials)
 
-        def done(call: _Call, report: EdgeReport) -> None:
+        def done(call: Call, report: EdgeReport) -> None:
             edge.report, edge.model = report, call.refs[1]
 
-        self._start(_Call(actor, name, refs, done, lambda call: self._aggregate(edge, sizes, partials)))
+        self._calls.start(Call(actor, name, refs, done, lambda call: self._aggregate(edge, sizes, partials)))

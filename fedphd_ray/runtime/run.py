@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedphd_ray.diffusion.unet import build_unet
-from fedphd_ray.errors import RunFailedError, UserError
+from fedphd_ray.errors import RunFailedError, StateLostError, UserError
 from fedphd_ray.federation.channel import model_message
-from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.placement import decide
-from fedphd_ray.runtime.progress import MetricsFile, Reporter, Reporters
+from fedphd_ray.runtime.progress import Reporter, Reporters
 from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.spilling import SpillingBackend
@@ -98,26 +97,13 @@ def _run(
     resume: bool,
 ) -> Summary:
     began = time.perf_counter()
-    metrics, ledger = MetricsFile(directory), Ledger(directory / "ledger")
-    checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
+    books = Books.of(directory, experiment.checkpoint)
     with start_backend(experiment, say, pool) as started:
         prepare()
         budget_bytes = int(experiment.runtime.client_state_gib * 2**30)
         backend = SpillingBackend(started.backend, directory / "client_states", budget_bytes)
-        evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
-        with Observer(
-            experiment,
-            backend,
-            ledger=ledger,
-            reporter=Reporters(metrics, reporter),
-            checkpoints=checkpoints,
-            evaluator=evaluator,
-            directory=directory,
-        ) as observer:
-            cloud = Cloud(experiment, backend, observer)
-            state = _restore(checkpoints, backend, metrics, ledger, say) if resume else cloud.begin()
-            state = cloud.run(state)
-        ledger.flush(state.round)
+        state = _rounds(experiment, backend, books, reporter, directory, say, resume=resume)
+        books.ledger.flush(state.round)
         memory = backend.peak_memory_bytes() + peak_memory_bytes()
         models = delivered_models(experiment, backend, state)
     stock_export = ""
@@ -126,8 +112,8 @@ def _run(
     summary = summarise(
         experiment,
         state,
-        metrics,
-        ledger.bytes_by_hop,
+        books.metrics,
+        books.ledger.bytes_by_hop,
         stock_export=stock_export,
         placement=started.placement,
         wall_seconds=time.perf_counter() - began,
@@ -137,21 +123,44 @@ def _run(
     return summary
 
 
-def _restore(checkpoints: Checkpoints, backend: Backend, metrics: MetricsFile, ledger: Ledger, say: Say) -> RunState:
-    state, warnings = checkpoints.load_newest(backend)
-    for warning in warnings:
-        say(f"warning: {warning}")
-    if state is None:
-        raise UserError(
-            str(checkpoints.directory),
-            expected="a whole checkpoint",
-            found="none",
-            remedy="start again with `fedphd run`, into another directory",
-        )
-    metrics.rewind(state.round)
-    ledger.rewind(state.round)
-    say(f"resumed after round {state.round}")
-    return state
+def _rounds(
+    experiment: Experiment, backend: Backend, books: Books, reporter: Reporter, directory: Path, say: Say, *, resume: bool
+) -> RunState:
+    """All rounds. Where a lost node took models with it, back to the last checkpoint: the bits are those of a run without losses."""
+    evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
+    rollbacks, allowed = 0, experiment.failures.max_rollbacks
+    while True:
+        try:
+            with Observer(
+                experiment,
+                backend,
+                ledger=books.ledger,
+                reporter=Reporters(books.metrics, reporter),
+                checkpoints=books.checkpoints,
+                evaluator=evaluator,
+                directory=directory,
+            ) as observer:
+                cloud = Cloud(experiment, backend, observer)
+                state = books.restore(backend, say) if resume or rollbacks else None
+                if state is not None:
+                    say(f"resumed after round {state.round}")
+                elif resume:
+                    raise _nothing_to_resume(books)
+                return cloud.run(state or cloud.begin())
+        except StateLostError as error:
+            rollbacks += 1
+            if rollbacks > allowed:
+                raise RunFailedError(f"{error}; that was more often than failures.max_rollbacks = {allowed}") from error
+            say(f"warning: {error}; going back to the last checkpoint")
+
+
+def _nothing_to_resume(books: Books) -> UserError:
+    return UserError(
+        str(books.checkpoints.directory),
+        expected="a whole checkpoint",
+        found="none",
+        remedy="start again with `fedphd run`, into another directory",
+    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from federations import federate, tiny
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.local_training import LocalTrainer
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.local_backend import LocalBackend
@@ -103,37 +102,26 @@ def federate_start(config: Config) -> torch.Tensor:
     return Layout.of(state).flatten(state)
 
 
-@pytest.mark.parametrize("poison", ["image", "all"])
-def test_a_client_whose_loss_is_not_finite_is_named_and_left_out(poison: str) -> None:
-    """Client 2's images (or everybody's) are not numbers: the run goes on without them and says so."""
+def test_a_client_whose_loss_is_not_finite_is_named_and_left_out() -> None:
+    """Client 2's images are not numbers: the run goes on without it and says so."""
     config = tiny(schedule={"rounds": 2, "clients_per_round": 6}, pruning={"mode": "none"})
     experiment = config.build()
     images = experiment.dataset.images.copy()
-    victims = range(6) if poison == "all" else [2]
-    for client in victims:
-        images[experiment.client_indices[client]] = np.nan
-    backend = LocalBackend(replace(experiment.host_setup(), images=images))
-    outcome = federate(config, backend)
+    images[experiment.client_indices[2]] = np.nan
+    outcome = federate(config, LocalBackend(replace(experiment.host_setup(), images=images)))
     assert np.isfinite(outcome.state.model.vector).all()
     for record in outcome.records:
-        assert set(record.failures) == set(victims)
+        assert set(record.failures) == {2}
     senders = {row.source for row in outcome.transfers if row.hop == "client_to_edge"}
-    assert senders == ({f"client/{client}" for client in range(6)} - {f"client/{client}" for client in victims})
+    assert senders == {f"client/{client}" for client in range(6)} - {"client/2"}
     assert any("round 1: client/2 on edge/" in failure and "not aggregated" in failure for failure in outcome.state.failures)
-    if poison == "all":
-        assert np.array_equal(outcome.state.model.vector, federate_start(config).numpy())
 
 
-def test_an_exception_in_a_client_names_client_edge_and_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = tiny().build()
-    backend = LocalBackend(experiment.host_setup())
-
-    def broken(*_: object, **__: object) -> None:
-        raise ValueError("a client's own bug")
-
-    monkeypatch.setattr(LocalTrainer, "train", broken)
-    with pytest.raises(RunFailedError, match=r"client/\d on edge/\d in round 1 failed(.|\n)*a client's own bug"):
-        federate(tiny(), backend)
+def test_a_round_without_a_quorum_stops_the_run() -> None:
+    config = tiny()
+    images = np.full_like(config.build().dataset.images, np.nan)
+    with pytest.raises(RunFailedError, match=r"round 1: 0 of 4 clients sent an update, failures\.quorum = 0\.5 asks for more"):
+        federate(config, LocalBackend(replace(config.build().host_setup(), images=images)))
 
 
 def test_hosts_return_the_sum_of_weighted_updates() -> None:

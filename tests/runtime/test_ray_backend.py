@@ -31,7 +31,9 @@ def test_an_error_of_a_client_arrives_whole(actor_pool: ActorPool) -> None:
     setup = config.build().host_setup()
     broken = replace(setup, images=np.repeat(setup.images, 2, axis=1))
     backend = RayBackend(broken, Placement(1, False, ""), config.runtime, actor_pool)
-    with pytest.raises(RunFailedError, match=r"client/\d on edge/\d in round 1 failed(.|\n)*channels"):
+    with pytest.raises(
+        RunFailedError, match=r"round 1: 0 of 4 clients(.|\n)*client/\d: RuntimeError(.|\n)*channels(.|\n)*Traceback"
+    ):
         federate(config, backend)
 
 

@@ -1,0 +1,110 @@
+"""Calls to actors that may die, or never answer. Every wait has a deadline."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
+from fedphd_ray.runtime.actor_pool import ActorPool
+
+TICK_SECONDS = 5.0  # how often deadlines are looked at while nothing arrives
+Ref = Any
+
+
+@dataclass(eq=False)
+class Call:
+    """A running call.
+
+    Attributes:
+        actor: who does it.
+        who: its name, and what it does.
+        refs: what it returns; the first is a small receipt, which the driver reads.
+        done: called with the receipt.
+        lost: called when the actor has died, and another is in its place.
+        allowance: seconds that it may take, once its actor has nothing else to do first.
+        deadline: what comes of it, on the monotonic clock; the actor is killed when it is over.
+        overdue: whether that has happened.
+    """
+
+    actor: Any
+    who: str
+    refs: list[Ref]
+    done: Callable[["Call", Any], None]
+    lost: Callable[["Call"], None]
+    allowance: float = math.inf
+    deadline: float = math.inf
+    overdue: bool = False
+
+
+class Calls:
+    """The running calls of one round.
+
+    Args:
+        pool: whose actors are called; dead ones are replaced in it.
+        deadline: of everything, on the monotonic clock.
+    """
+
+    def __init__(self, pool: ActorPool, deadline: float) -> None:
+        self._pool = pool
+        self._deadline = deadline
+        self._running: dict[Ref, Call] = {}
+
+    def start(self, call: Call) -> None:
+        """Takes a call that was just made."""
+        self._running[call.refs[0]] = call
+
+    def finish(self, more: Callable[[], None]) -> None:
+        """Until no call is running; `more` may start some, and is asked after each that has ended.
+
+        Raises:
+            RunFailedError: something failed that cannot be done again, or the deadline is over.
+            StateLostError: what a call needs is gone with a node.
+        """
+        more()
+        while self._running:
+            done, _ = ray.wait(list(self._running), timeout=self._patience(), fetch_local=False)
+            self._pool.require_replacements()
+            if done:
+                self._end(self._running.pop(done[0]))
+                more()
+            else:
+                self._end_overdue()
+
+    def _patience(self) -> float:
+        soonest = min(self._deadline, *(call.deadline for call in self._running.values()))
+        return max(0.0, min(soonest - time.monotonic(), TICK_SECONDS))
+
+    def _end(self, call: Call) -> None:
+        try:
+            receipt = ray.get(call.refs[0])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FedPhDError):
+                raise error.cause from None
+            if isinstance(error.cause, ray.exceptions.ObjectLostError):
+                raise StateLostError(f"{call.who}: {error.cause}") from error
+            raise RunFailedError(f"{call.who} failed:\n{error}") from error
+        except ray.exceptions.ObjectLostError as error:
+            raise StateLostError(f"{call.who}: {error}") from error
+        except ray.exceptions.RayActorError as error:
+            self._pool.replace(call.actor, f"{call.who}: {_first_line(error)}")
+            call.lost(call)
+        else:
+            call.done(call, receipt)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        if now >= self._deadline:
+            late = ", ".join(sorted(call.who for call in self._running.values()))
+            raise RunFailedError(f"no answer within runtime.round_timeout_seconds from {late}")
+        for call in self._running.values():
+            if now >= call.deadline:
+                call.overdue, call.deadline = True, math.inf
+                ray.kill(call.actor)  # its calls end with an error then
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
