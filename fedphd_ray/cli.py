@@ -1,5 +1,6 @@
 """The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fedphd_ray.errors import FedPhDError, UserError
+from fedphd_ray.errors import FedPhDError, StoppedError, UserError
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -34,6 +35,9 @@ def main() -> None:
         app()
     except FedPhDError as error:
         errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        if isinstance(error, StoppedError):
+            sys.stdout.flush()
+            os._exit(error.exit_code)  # a thread may still be at work on what will not be needed
         sys.exit(error.exit_code)
 
 
@@ -184,11 +188,16 @@ def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None) 
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
     from fedphd_ray.report.tables import print_summary  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
+    from fedphd_ray.runtime.stopping import stop_signals  # noqa: PLC0415
 
-    with ConsoleProgress(console, experiment.schedule.rounds) as progress:
-        if config_yaml is None:
-            summary = runs.resume(experiment, directory, progress, progress.say)
-        else:
-            summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
+    with stop_signals(), ConsoleProgress(console, experiment.schedule.rounds) as progress:
+        try:
+            if config_yaml is None:
+                summary = runs.resume(experiment, directory, progress, progress.say)
+            else:
+                summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
+        except StoppedError:
+            progress.say(f"`fedphd resume {directory}` goes on from the last checkpoint")
+            raise
     print_summary(console, summary, directory)
     return summary

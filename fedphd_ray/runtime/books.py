@@ -33,4 +33,5 @@ class Books:
         last_round = -1 if state is None else state.round
         self.metrics.rewind(last_round)
         self.ledger.rewind(last_round)
+        say("no whole checkpoint: from the beginning" if state is None else f"resumed after round {state.round}")
         return state

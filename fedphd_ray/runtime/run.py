@@ -25,6 +25,7 @@ from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.spilling import SpillingBackend
 from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.stopping import locked, stop_signals
 from fedphd_ray.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -59,16 +60,10 @@ def run(
         config_yaml: the resolved configuration, which `resume` needs; empty for none.
         pool: actors to use (`shared_actors`); None starts and ends the run's own.
     """
-    if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
-        raise UserError(
-            str(directory),
-            expected="a directory without a run in it",
-            found="the metrics or checkpoints of a run",
-            remedy=f"`fedphd resume {directory}` goes on with it; --out starts elsewhere",
-        )
+    _require_no_run(directory)
 
     def prepare() -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        _require_no_run(directory)
         if config_yaml:
             (directory / "config.yaml").write_text(config_yaml)
 
@@ -82,7 +77,7 @@ def resume(
     say: Say = lambda line: None,
     pool: "ActorPool | None" = None,
 ) -> Summary:
-    """Goes on from the newest whole checkpoint; ends in the bits of a run that was never stopped."""
+    """Goes on from the newest whole checkpoint, or from the beginning; ends in the bits of a run that was never stopped."""
     return _run(experiment, directory, reporter, say, lambda: None, pool, resume=True)
 
 
@@ -98,7 +93,14 @@ def _run(
 ) -> Summary:
     began = time.perf_counter()
     books = Books.of(directory, experiment.checkpoint)
-    with start_backend(experiment, say, pool) as started:
+    with contextlib.ExitStack() as stack, _explained(directory):
+        if directory.is_dir():
+            stack.enter_context(locked(directory))
+        started = stack.enter_context(start_backend(experiment, say, pool))
+        stack.enter_context(stop_signals())
+        if not directory.is_dir():
+            _make(directory)
+            stack.enter_context(locked(directory))
         prepare()
         budget_bytes = int(experiment.runtime.client_state_gib * 2**30)
         backend = SpillingBackend(started.backend, directory / "client_states", budget_bytes)
@@ -106,27 +108,61 @@ def _run(
         books.ledger.flush(state.round)
         memory = backend.peak_memory_bytes() + peak_memory_bytes()
         models = delivered_models(experiment, backend, state)
-    stock_export = ""
-    for client, model in models.items():
-        stock_export = save_model(experiment, model, directory / model_folder(client))
-    summary = summarise(
-        experiment,
-        state,
-        books.metrics,
-        books.ledger.bytes_by_hop,
-        stock_export=stock_export,
-        placement=started.placement,
-        wall_seconds=time.perf_counter() - began,
-        peak_memory_bytes=memory,
-    )
-    summary.write(directory)
-    return summary
+        stock_export = ""
+        for client, model in models.items():
+            stock_export = save_model(experiment, model, directory / model_folder(client))
+        summary = summarise(
+            experiment,
+            state,
+            books.metrics,
+            books.ledger.bytes_by_hop,
+            stock_export=stock_export,
+            placement=started.placement,
+            wall_seconds=time.perf_counter() - began,
+            peak_memory_bytes=memory,
+        )
+        summary.write(directory)
+        return summary
+
+
+def _require_no_run(directory: Path) -> None:
+    if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
+        raise UserError(
+            str(directory),
+            expected="a directory without a run in it",
+            found="the metrics or checkpoints of a run",
+            remedy=f"`fedphd resume {directory}` goes on with it; --out starts elsewhere",
+        )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            str(directory),
+            expected="a run directory that can be made",
+            found=error.strerror or str(error),
+            remedy="--out puts it elsewhere",
+        ) from error
+
+
+@contextlib.contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """A full or read-only disk is no traceback."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(
+            f"{error.filename or directory}: {error.strerror or error}; checkpoints written before are whole, "
+            f"`fedphd resume {directory}` goes on from the last"
+        ) from error
 
 
 def _rounds(
     experiment: Experiment, backend: Backend, books: Books, reporter: Reporter, directory: Path, say: Say, *, resume: bool
 ) -> RunState:
-    """All rounds. Where a lost node took models with it, back to the last checkpoint: the bits are those of a run without losses."""
+    """All rounds; where a lost node took models with it, again from the last checkpoint, to the bits of a run without losses."""
     evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
     rollbacks, allowed = 0, experiment.failures.max_rollbacks
     while True:
@@ -142,25 +178,12 @@ def _rounds(
             ) as observer:
                 cloud = Cloud(experiment, backend, observer)
                 state = books.restore(backend, say) if resume or rollbacks else None
-                if state is not None:
-                    say(f"resumed after round {state.round}")
-                elif resume:
-                    raise _nothing_to_resume(books)
                 return cloud.run(state or cloud.begin())
         except StateLostError as error:
             rollbacks += 1
             if rollbacks > allowed:
                 raise RunFailedError(f"{error}; that was more often than failures.max_rollbacks = {allowed}") from error
             say(f"warning: {error}; going back to the last checkpoint")
-
-
-def _nothing_to_resume(books: Books) -> UserError:
-    return UserError(
-        str(books.checkpoints.directory),
-        expected="a whole checkpoint",
-        found="none",
-        remedy="start again with `fedphd run`, into another directory",
-    )
 
 
 @contextlib.contextmanager
