@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.progress import MetricsFile, Reporter
 from fedphd_ray.runtime.run import resume, run, shared_actors
 from fedphd_ray.runtime.run_directory import Summary
@@ -187,7 +187,7 @@ def equal_work(entries: Sequence[Entry]) -> bool:
 
 def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
     """From the newest checkpoint if there is one; what a run left that died before its first one is removed."""
-    if Checkpoints(directory / "checkpoints", config.checkpoint).rounds():
+    if Books.of(directory, config.checkpoint).checkpoints.rounds():
         return resume(config.build(), directory, reporter, say, pool)
     shutil.rmtree(directory, ignore_errors=True)
     return run(config.build(), directory, reporter, say, config.to_yaml(), pool)

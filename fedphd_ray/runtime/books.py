@@ -10,6 +10,7 @@ from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.checkpoint import CheckpointConfig, Checkpoints
 from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.storage import open_storage
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Books:
     @classmethod
     def of(cls, directory: Path, config: CheckpointConfig) -> Self:
         """Those of a run directory, which need not exist yet."""
-        return cls(MetricsFile(directory), Ledger(directory / "ledger"), Checkpoints(directory / "checkpoints", config))
+        storage = open_storage(config.path or str(directory / "checkpoints"))
+        return cls(MetricsFile(directory), Ledger(directory / "ledger"), Checkpoints(storage, config))
 
     def restore(self, backend: Backend, say: Callable[[str], None]) -> RunState | None:
         """The state of the newest whole checkpoint, all that was written after it forgotten; None (and all forgotten) without."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole `RunState`, written beside and renamed, safetensors and JSON only.
+"""Checkpoints: the whole `RunState`, every file whole or absent, its manifest last; safetensors and JSON only.
 
 What a client keeps is a file of its own, named by its content and shared by all checkpoints that hold it: of many clients, only
 those that took part since the last checkpoint are written.
@@ -6,15 +6,12 @@ those that took part since the last checkpoint are written.
 
 import contextlib
 import hashlib
-import os
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from fedphd_ray.errors import ModelFileError
 from fedphd_ray.pruning.plan import PrunePlan
@@ -22,10 +19,11 @@ from fedphd_ray.records import ClientState, EdgeStatistics, Payload
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.state import RunState, keep_all
 from fedphd_ray.runtime.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.storage import Storage
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 
-SCHEMA = 3
+SCHEMA = 4
 CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
 
 
@@ -35,12 +33,14 @@ class CheckpointConfig(BaseModel):
     Attributes:
         every: rounds between two checkpoints (the final state is saved too); 0 for never.
         keep: checkpoints kept; older ones go only when the new one is safe.
+        path: a folder or a URI (s3://, gs://, ...) of this run alone; null for `checkpoints/` in the run directory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: NonNegativeInt = 10
     keep: PositiveInt = 3
+    path: str | None = None
 
 
 class _ClientFile(BaseModel):
@@ -68,18 +68,40 @@ class _Manifest(BaseModel):
     plan_owed: list[int]
     failures: list[str]
     tensors_sha256: str
+    manifest_sha256: str = ""
+
+    def sealed(self) -> str:
+        """The file, with a hash of everything else that is in it."""
+        return self.model_copy(update={"manifest_sha256": self._hash()}).model_dump_json(indent=1)
+
+    @classmethod
+    def opened(cls, data: bytes) -> "_Manifest":
+        """A manifest that is what was written.
+
+        Raises:
+            ValueError: it is not.
+        """
+        manifest = cls.model_validate_json(data)
+        if manifest.schema_version != SCHEMA:
+            raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
+        if manifest.manifest_sha256 != manifest._hash():
+            raise ValueError("its manifest is damaged (content hash differs)")
+        return manifest
+
+    def _hash(self) -> str:
+        return hashlib.sha256(self.model_copy(update={"manifest_sha256": ""}).model_dump_json().encode()).hexdigest()
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run.
+    """The checkpoints of a run.
 
     Args:
-        directory: made when the first one is saved.
+        storage: where.
         config: when, and how many stay.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
-        self.directory = directory
+    def __init__(self, storage: Storage, config: CheckpointConfig) -> None:
+        self.storage = storage
         self.config = config
         self._written: dict[int, tuple[_ClientFile, int]] = {}  # with the architecture version: which state of the client it is
 
@@ -87,27 +109,22 @@ class Checkpoints:
         """Whether the state after `round` is saved."""
         return self.config.every > 0 and round > 0 and (round % self.config.every == 0 or round == last_round)
 
-    def save(self, state: RunState, backend: Backend) -> Path:
-        """Writes a checkpoint so that a crash at any moment leaves the former ones whole; returns its folder."""
-        target = self.directory / f"round-{state.round:06d}"
-        partial = self.directory / f".round-{state.round:06d}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    def save(self, state: RunState, backend: Backend) -> None:
+        """Writes a checkpoint so that a crash at any moment leaves the former ones whole: it exists when its manifest does."""
+        folder = f"round-{state.round:06d}"
         clients = {client: self._write_client(client, state, backend) for client in state.client_states}
-        save_file(_tensors(state, backend), partial / TENSORS)
-        manifest = _manifest(state, clients, _sha256(partial / TENSORS))
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-        for name in (TENSORS, MANIFEST):
-            _sync(partial / name)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.replace(target)
-        _sync(self.directory)
+        tensors = save(_tensors(state, backend))
+        manifest = _manifest(state, clients, hashlib.sha256(tensors).hexdigest())
+        self.storage.write(f"{folder}/{TENSORS}", tensors)
+        self.storage.write(f"{folder}/{MANIFEST}", manifest.sealed().encode())
         self._remove_old(manifest)
-        return target
 
-    def rounds(self) -> list[Path]:
+    def rounds(self) -> list[str]:
         """Folders of finished checkpoints, oldest first."""
-        return sorted(self.directory.glob("round-*")) if self.directory.is_dir() else []
+        return [name for name in self._folders() if MANIFEST in self.storage.names(name)]
+
+    def _folders(self) -> list[str]:
+        return [name for name in self.storage.names() if name.startswith("round-")]
 
     def load_newest(self, backend: Backend) -> tuple[RunState | None, list[str]]:
         """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
@@ -116,24 +133,23 @@ class Checkpoints:
             try:
                 return self._load(folder, backend), warnings
             except ModelFileError as error:
-                warnings.append(f"{folder.name} was passed over: {error.found}")
+                warnings.append(f"{folder} was passed over: {error.found}")
         return None, warnings
 
-    def _load(self, folder: Path, backend: Backend) -> RunState:
+    def _load(self, folder: str, backend: Backend) -> RunState:
         """Reads a checkpoint, whatever is wrong with it being a `ModelFileError`."""
         try:
-            manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
-            if manifest.schema_version != SCHEMA:
-                raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
-            if _sha256(folder / TENSORS) != manifest.tensors_sha256:
+            manifest = _Manifest.opened(self.storage.read(f"{folder}/{MANIFEST}"))
+            tensors = self.storage.read(f"{folder}/{TENSORS}")
+            if hashlib.sha256(tensors).hexdigest() != manifest.tensors_sha256:
                 raise ValueError("its tensors are damaged (content hash differs)")
             oldest_first = dict(sorted(manifest.clients.items(), key=lambda item: item[1].round))
             states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client]))
             self._written = {client: (file, manifest.version) for client, file in manifest.clients.items()}
-            return _restore(manifest, load_file(folder / TENSORS), states, backend)
+            return _restore(manifest, load(tensors), states, backend)
         except (OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
             raise ModelFileError(
-                str(folder), expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
+                folder, expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
             ) from error
 
     def _write_client(self, client: int, state: RunState, backend: Backend) -> _ClientFile:
@@ -145,37 +161,34 @@ class Checkpoints:
                 return file
         data = to_bytes(backend.get_state(state.client_states[client]))
         file = _ClientFile(round=round, sha256=hashlib.sha256(data).hexdigest())
-        path = self._client_path(file.sha256)
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(data)
-        _sync(partial)
-        partial.replace(path)
+        self.storage.write(_client_file(file.sha256), data)
         self._written[client] = file, version
         return file
 
     def _read_client(self, client: int, file: _ClientFile) -> ClientState:
-        data = self._client_path(file.sha256).read_bytes()
+        data = self.storage.read(_client_file(file.sha256))
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise ValueError(f"what {client_name(client)} keeps is damaged (content hash differs)")
         return from_bytes(data)
 
-    def _client_path(self, sha256: str) -> Path:
-        return self.directory / CLIENTS / f"{sha256}.safetensors"
-
     def _remove_old(self, newest: _Manifest) -> None:
-        """Checkpoints beyond the number kept, and client files that none of the others holds."""
-        folders = self.rounds()
-        for old in folders[: -self.config.keep]:
-            shutil.rmtree(old)
+        """Checkpoints beyond the number kept, unfinished ones, and client files that none of the others holds."""
+        kept = self.rounds()[-self.config.keep :]
+        for old in self._folders():
+            if old not in kept:
+                self.storage.remove(old)
         needed = {file.sha256 for file in newest.clients.values()}
-        for folder in folders[-self.config.keep : -1]:
+        for folder in kept[:-1]:
             with contextlib.suppress(OSError, ValueError):  # a damaged one needs nothing
-                manifest = _Manifest.model_validate_json((folder / MANIFEST).read_text())
+                manifest = _Manifest.opened(self.storage.read(f"{folder}/{MANIFEST}"))
                 needed |= {file.sha256 for file in manifest.clients.values()}
-        for path in (self.directory / CLIENTS).glob("*"):
-            if path.stem not in needed:
-                path.unlink()
+        for name in self.storage.names(CLIENTS):
+            if name.partition(".")[0] not in needed:
+                self.storage.remove(f"{CLIENTS}/{name}")
+
+
+def _client_file(sha256: str) -> str:
+    return f"{CLIENTS}/{sha256}.safetensors"
 
 
 def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
@@ -235,16 +248,3 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], states: dict[i
     )
     edges = [replace(state.broadcast, vector=tensors[f"edge/{edge}"]) for edge in range(len(manifest.edge_label_counts))]
     return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.observer import Observer
+from fedphd_ray.runtime.storage import LocalStorage
 from fedphd_ray.strategies import AnyStrategy
 from fedphd_ray.tensors import Layout, as_tensor, digest
 
@@ -46,7 +47,6 @@ def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> No
     """One client after the other on a used host, in either order: each comes out as from a fresh one."""
     config = method(name)
     experiment = config.build()
-    backend = LocalBackend(experiment.host_setup())
     state = initial_state(experiment.spec, 1)
     layout = Layout.of(state)
     vector = layout.flatten(state)
@@ -72,7 +72,6 @@ def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> No
         if own is not None:
             assert own.scalars == other.scalars
             assert all(np.array_equal(own.vectors[name], other.vectors[name]) for name in own.vectors)
-    backend.close()
 
 
 class Interrupted(Exception):
@@ -83,7 +82,7 @@ class Interrupted(Exception):
 def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
     """Stopped after round 2 (pruned then, where it is pruned), continued from the checkpoint by a driver that knows nothing."""
     config = method(name, checkpoint={"every": 1, "keep": 1})
-    checkpoints = Checkpoints(tmp_path, config.checkpoint)
+    checkpoints = Checkpoints(LocalStorage(tmp_path), config.checkpoint)
 
     class Stop:
         def on_quality(self, *_: object) -> None: ...
@@ -115,7 +114,6 @@ def run(config: Config, reporter, checkpoints: Checkpoints, resume: Checkpoints 
             assert state is not None
             assert (state.round, warnings) == (2, [])
         model = cloud.run(state).delivered
-    backend.close()
     return digest(model.layout.views(as_tensor(model.vector)))
 
 
