@@ -89,7 +89,7 @@ class ActorPool:
         self.hosts: list[Actor] = []
         self.edges: list[Actor] = []
         self.replacements: list[str] = []
-        self._starting: list[Ref] = []
+        self._starting: dict[Ref, Actor] = {}
         self._setup: Ref | None = None
         self._awaited: dict[Ref, float] = {}  # replacements that are not up yet, and until when they must be
         self._started = 0
@@ -107,7 +107,7 @@ class ActorPool:
         edges = [self._new_edge(edge) for edge in range(len(self.edges), num_edges)]
         self.hosts += hosts
         self.edges += edges
-        self._starting += [actor.__ray_ready__.remote() for actor in [*hosts, *edges]]
+        self._starting |= {actor.__ray_ready__.remote(): actor for actor in [*hosts, *edges]}
 
     def begin(self, setup: HostSetup, num_hosts: int) -> list[Ref]:
         """Gives the first hosts a new run; what it returns is there when they have it."""
@@ -198,7 +198,7 @@ class ActorPool:
         deadline = time.monotonic() + seconds
         while self._starting:
             self._on_start(total - len(self._starting), total)
-            done, self._starting = ray.wait(self._starting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            done, _ = ray.wait(list(self._starting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 raise ResourceError(
                     "runtime",
@@ -206,8 +206,11 @@ class ActorPool:
                     found=f"{len(self._starting)} still waiting; free: {_free_resources()}",
                     remedy="ask for fewer hosts or less per host, wait for other jobs, or raise runtime.start_timeout_seconds",
                 )
+            actor = self._starting.pop(done[0])
             try:
                 ray.get(done)
+            except ray.exceptions.ActorUnavailableError:  # the call got lost, not the actor
+                self._starting[actor.__ray_ready__.remote()] = actor
             except ray.exceptions.RayError as error:
                 raise RunFailedError(f"actor start failed: {error}") from error
         if total:

@@ -28,6 +28,7 @@ class Call:
         allowance: seconds that it may take, once its actor has nothing else to do first.
         deadline: what comes of it, on the monotonic clock; the actor is killed when it is over.
         overdue: whether that has happened.
+        died: whether the actor's process is known to have died; else it was only out of reach, which says nothing of its work.
     """
 
     actor: Any
@@ -38,6 +39,7 @@ class Call:
     allowance: float = math.inf
     deadline: float = math.inf
     overdue: bool = False
+    died: bool = False
 
 
 class Calls:
@@ -90,6 +92,7 @@ class Calls:
         except ray.exceptions.ObjectLostError as error:
             raise StateLostError(f"{call.who}: {error}") from error
         except ray.exceptions.RayActorError as error:
+            call.died = not isinstance(error, ray.exceptions.ActorUnavailableError)
             self._pool.replace(call.actor, f"{call.who}: {_first_line(error)}")
             call.lost(call)
         else:

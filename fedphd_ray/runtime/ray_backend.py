@@ -1,5 +1,6 @@
 """Rounds on Ray actors: client hosts and edge servers, driven from here."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,12 @@ class RayBackend:
         self._times = HostTimes(placement.num_hosts)
         self._num_edges = len(setup.topology.aggregators)
         pool.ensure(placement.num_hosts, self._num_edges)
-        begun = pool.begin(setup, placement.num_hosts)
-        self._get_all(begun, time.monotonic() + config.start_timeout_seconds, "the hosts' setup")
+        deadline = time.monotonic() + config.start_timeout_seconds
+        for host, begun in zip(list(pool.hosts), pool.begin(setup, placement.num_hosts), strict=False):
+            try:
+                self._get_all([begun], deadline, "a host's setup")
+            except _ActorLostError as error:
+                pool.replace(host, str(error))
 
     @property
     def slots(self) -> int:
@@ -102,10 +107,15 @@ class RayBackend:
         return np.concatenate(images)
 
     def peak_memory_bytes(self) -> int:
-        """Sum over all actors of the largest resident size of each; shared memory counts in each of them."""
-        actors = [*self._pool.hosts[: self.slots], *self._pool.edges[: self._num_edges]]
-        peaks = self._get_all([actor.peak_memory_bytes.remote() for actor in actors], time.monotonic() + 30, "memory figures")
-        return sum(peaks)
+        """Sum over all actors of the largest resident size of each; shared memory counts in each. One that is gone is left out."""
+        refs = [
+            actor.peak_memory_bytes.remote() for actor in [*self._pool.hosts[: self.slots], *self._pool.edges[: self._num_edges]]
+        ]
+        peaks, deadline = 0, time.monotonic() + 30
+        for ref in refs:
+            with contextlib.suppress(_ActorLostError):
+                peaks += self._get_all([ref], deadline, "memory figures")[0]
+        return peaks
 
     def _queues(self, tasks: Sequence[EdgeTask]) -> list[list[Unit]]:
         """Per host, what it trains."""

@@ -147,7 +147,7 @@ class RayRound:
                 self._fold(self._edges[task])
 
         def lost(call: Call) -> None:
-            guilty = self._blamed.setdefault(call.actor, self._in_flight[host][0]) is call
+            guilty = self._blamed.setdefault(call.actor, self._in_flight[host][0]) is call and call.died
             self._leave(host, call)
             self._times.forget(host)
             self._again(host, units, call) if guilty else self._queues[host].extendleft(reversed(units))

@@ -1,0 +1,59 @@
+"""Where the phases of a round begin, and a way to make something happen there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.client_host import ClientHost
+from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.edge_server import EdgeServer
+from fedphd_ray.runtime.evaluation import Evaluator
+from fedphd_ray.runtime.ray_round import RayRound
+
+_AT_THE_CLOUD: dict[str, tuple[type, str]] = {
+    "cloud aggregation": (Cloud, "_server_step"),
+    "pruning": (Cloud, "_prune"),
+    "checkpointing": (Checkpoints, "_remove_old"),
+    "evaluation": (Evaluator, "evaluate"),
+}
+ON_RAY: dict[str, tuple[type, str]] = {
+    "training": (RayRound, "_train"),
+    "upload": (RayRound, "_fold"),
+    "edge aggregation": (RayRound, "_aggregate"),
+    **_AT_THE_CLOUD,
+}
+IN_ONE_PROCESS: dict[str, tuple[type, str]] = {
+    "training": (LocalTrainer, "train"),
+    "upload": (ClientHost, "_upload"),
+    "edge aggregation": (EdgeServer, "aggregate"),
+    **_AT_THE_CLOUD,
+}
+PHASES = tuple(ON_RAY)
+
+
+def at_first_entry(
+    patch: Callable[[Any, str, Any], Any], owner: type, name: str, round: int, action: Callable[[], object]
+) -> None:
+    """Makes something happen once, right after a method was entered for the first time in a round (of the cloud's, from 1)."""
+    original, tasks = getattr(owner, name), Cloud._tasks
+    now = {"round": 0, "done": False}
+
+    def watched_tasks(self: Cloud, state: Any, plan: Any) -> Any:
+        now["round"] = plan.round
+        return tasks(self, state, plan)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        strikes = now["round"] >= round and not now["done"]
+        if not strikes:
+            return original(*args, **kwargs)
+        now["done"] = True
+        if owner is RayRound:  # calls are on their way first
+            result = original(*args, **kwargs)
+            action()
+            return result
+        action()
+        return original(*args, **kwargs)
+
+    patch(Cloud, "_tasks", watched_tasks)
+    patch(owner, name, watched)

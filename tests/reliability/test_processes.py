@@ -1,0 +1,195 @@
+"""Whole processes: asked to stop, killed, two at once, a full disk, a lost node, calls that get lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from federations import Recorder, method, reference
+
+from fedphd_ray.config import load_config
+from fedphd_ray.errors import UserError
+from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.run_directory import Summary
+
+NAME = "fedphd with kept moments"
+TESTS = str(Path(__file__).parent.parent)
+EVERY_ROUND: dict[str, object] = {"checkpoint": {"every": 1, "keep": 2}}
+RAY: dict[str, object] = {"runtime": {"backend": "ray", "placement": "pooled", "hosts": 2, "cpus_per_host": 0.5}}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without the settings of the tests' own Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | more
+
+
+def write_config(directory: Path, **sections: object) -> Path:
+    path = directory / "config.yaml"
+    path.write_text(yaml.safe_dump(method(NAME, **EVERY_ROUND, **sections).model_dump(mode="json")))
+    return path
+
+
+def fedphd(*arguments: object) -> Sequence[str]:
+    return [sys.executable, "-m", "fedphd_ray", *map(str, arguments)]
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.05)
+
+
+def processes_below(pid: int) -> set[int]:
+    """Descendants of a process."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found: set[int] = set()
+    while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= more
+    return found
+
+
+def require_ended(pids: set[int]) -> None:
+    """All gone; Ray's own agents notice a dead driver within about a minute, everything else at once."""
+    deadline = time.monotonic() + 120
+    while alive := {pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()}:
+        assert time.monotonic() < deadline, {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in alive}
+        time.sleep(0.2)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_nothing_running_and_goes_on_to_the_same_bits(number: signal.Signals, tmp_path: Path) -> None:
+    config = write_config(tmp_path, **RAY, schedule={"rounds": 4})
+    command = fedphd("run", config, "--out", tmp_path / "run")
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(tmp_path / "run/checkpoints/round-000001/state.json", process)
+        children = processes_below(process.pid)
+        assert len(children) > 4  # raylet, gcs, hosts, edges
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number
+        assert f"stopped by {number.name}" in err
+        assert f"`fedphd resume {tmp_path / 'run'}` goes on" in out.replace("\n", "")
+        assert "Traceback" not in err
+    require_ended(children)
+    chosen = load_config(tmp_path / "run/config.yaml", ["runtime.backend=local"])
+    assert runs.resume(chosen.build(), tmp_path / "run", Recorder()).model_sha256 == reference(NAME)
+
+
+HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.stopping import locked\n"
+HOLDER += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
+
+
+def test_two_runs_in_one_directory_are_told_of_each_other(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            with pytest.raises(UserError, match="another process that runs or resumes it"):
+                runs.run(method(NAME).build(), tmp_path, Recorder())
+        finally:
+            holder.kill()
+    assert runs.run(method(NAME).build(), tmp_path, Recorder()).rounds == 4  # the lock ended with its process
+
+
+FULL = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); "
+FULL += "sys.argv = sys.argv[1:]; runpy.run_module('fedphd_ray', run_name='__main__')"
+
+
+def test_a_disk_that_takes_no_more_is_a_message_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    config = write_config(tmp_path, runtime={"backend": "local"})
+    command = [sys.executable, "-c", FULL, "200000", "run", str(config), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "File too large; checkpoints written before are whole" in done.stderr
+    assert "Traceback" not in done.stderr
+    resumed = runs.resume(load_config(tmp_path / "run/config.yaml").build(), tmp_path / "run", Recorder())
+    assert resumed.model_sha256 == reference(NAME)
+
+
+def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="a run directory that can be made"):
+        runs.run(method(NAME).build(), tmp_path / "file/run", Recorder())
+
+
+NODE = """
+import os, sys, threading
+os.environ["RAY_AUTH_MODE"] = "disabled"
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from federations import Recorder
+from fedphd_ray.config import load_config
+from fedphd_ray.runtime import run as runs
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 * 2**20})
+second = cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
+ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+
+
+class Killer(Recorder):
+    def on_round(self, record, quality):
+        super().on_round(record, quality)
+        if record.round == 2 and not self.done:
+            self.done = True
+            threading.Timer(0.05, cluster.remove_node, (second,), {"allow_graceful": False}).start()
+
+    done = False
+
+
+said = []
+config = load_config(Path(sys.argv[1]) / "config.yaml")
+summary = runs.run(config.build(), Path(sys.argv[1]) / "run", Killer(), said.append)
+print("nodes", sum(node["Alive"] for node in ray.nodes()))
+print("rollbacks", sum("going back" in line for line in said))
+print("sha", summary.model_sha256)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+def test_a_lost_node_changes_no_bit(tmp_path: Path) -> None:
+    """Four hosts on two nodes; one node goes in the middle of a round, with hosts and with what its clients kept."""
+    spread: dict[str, object] = {"backend": "ray", "placement": "pooled", "hosts": 4, "cpus_per_host": 0.5}
+    write_config(tmp_path, runtime=spread)
+    command = [sys.executable, "-c", NODE, str(tmp_path), TESTS]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "nodes 1" in done.stdout
+    assert f"sha {reference(NAME)}" in done.stdout
+
+
+@pytest.mark.ray
+def test_calls_that_get_lost_are_made_again_or_end_the_run_with_a_reason(tmp_path: Path) -> None:
+    """Ray drops requests and answers of every tenth call to an actor."""
+    config = write_config(tmp_path, **RAY)
+    faults = '{"CoreWorkerService.grpc_client.PushTask":{"num_failures":6,"req_failure_prob":10,"resp_failure_prob":10}}'
+    command = fedphd("run", config, "--out", tmp_path / "run")
+    env = environment(RAY_testing_rpc_failure=faults)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "\nerror: " in f"\n{done.stderr}"
+        return
+    summary = Summary.read(tmp_path / "run")
+    assert summary is not None
+    assert summary.model_sha256 == reference(NAME)
