@@ -107,7 +107,7 @@ class RayBackend:
         return np.concatenate(images)
 
     def peak_memory_bytes(self) -> int:
-        """Sum over all actors of the largest resident size of each; shared memory counts in each. One that is gone is left out."""
+        """Sum over all actors of the largest resident size of each; shared memory counts in each. Those gone are left out."""
         refs = [
             actor.peak_memory_bytes.remote() for actor in [*self._pool.hosts[: self.slots], *self._pool.edges[: self._num_edges]]
         ]
