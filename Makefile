@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test soak reliability lint format clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,12 @@ demo: $(STAMP)  ## train, prune and judge a diffusion model of digits (a few min
 
 test: $(STAMP) lint  ## lint, types and all tests, in two processes
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+soak: $(STAMP)  ## kill processes at random for about ten minutes
+	$(BIN)/python -m pytest -q -s -m soak tests/soak
+
+reliability: $(STAMP)  ## every fault in every phase, into the table of docs/reliability.md
+	$(BIN)/python tests/reliability/table.py
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -1,6 +1,9 @@
-"""Where the phases of a round begin, and a way to make something happen there."""
+"""Where the phases of a round begin, a way to make something happen there, and to write down what came of it."""
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fedphd_ray.federation.local_training import LocalTrainer
@@ -57,3 +60,11 @@ def at_first_entry(
 
     patch(Cloud, "_tasks", watched_tasks)
     patch(owner, name, watched)
+
+
+def record(fault: str, phase: str, seen: str, seconds: float, *, same: bool) -> None:
+    """A row of the table in docs/reliability.md, if FEDPHD_RELIABILITY_ROWS names a file for it."""
+    if path := os.environ.get("FEDPHD_RELIABILITY_ROWS"):
+        row = {"fault": fault, "phase": phase, "seen": seen, "seconds": round(seconds, 1), "same": same}
+        with Path(path).open("a") as file:
+            file.write(json.dumps(row) + "\n")

@@ -3,13 +3,16 @@
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedphd_ray.errors import ResourceError
+from fedphd_ray.errors import ResourceError, UserError
 from fedphd_ray.runtime.placement import Node
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
@@ -74,3 +77,65 @@ def cluster_nodes() -> list[Node]:
         Node(offer.get("CPU", 0.0), offer.get("GPU", 0.0), int(offer.get("memory", 0.0)))
         for offer in (node["Resources"] for node in ray.nodes() if node["Alive"])
     ]
+
+
+def require_store(least_bytes: int, wanted_bytes: int) -> str:
+    """Looks at the object stores of the cluster; a warning where objects will go to disk, else empty.
+
+    Args:
+        least_bytes: the images and a few models: with less on every node no round is possible.
+        wanted_bytes: all that one round may hold at once.
+
+    Raises:
+        ResourceError: no node has the least.
+    """
+    largest = max((int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if largest < least_bytes:
+        raise ResourceError(
+            "object store",
+            expected=f"{least_bytes / 2**20:.0f} MiB on a node: the images and a few models",
+            found=f"{largest / 2**20:.0f} MiB on the largest",
+            remedy="start Ray with a larger --object-store-memory, or train a smaller model",
+        )
+    if largest >= wanted_bytes:
+        return ""
+    have, want = largest / 2**20, wanted_bytes / 2**20
+    return f"object store of {have:.0f} MiB, a round may hold {want:.0f} MiB: Ray will move objects to disk"
+
+
+def require_visible(folder: Path) -> None:
+    """Sees that every node finds what this process writes into a folder.
+
+    Raises:
+        UserError: a node does not.
+    """
+    token = secrets.token_hex(16)
+    marker = folder / f".visible-{token[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(token)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        answers = [
+            ray.remote(_read)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote(str(marker))
+            for node in nodes
+        ]
+        blind = [
+            node["NodeManagerAddress"] for node, found in zip(nodes, ray.get(answers, timeout=60), strict=True) if found != token
+        ]
+    finally:
+        marker.unlink(missing_ok=True)
+    if blind:
+        raise UserError(
+            "checkpoint.path",
+            expected="a folder that every node of the cluster sees, or a URI like s3://",
+            found=f"{folder} is another folder, or none, on {', '.join(blind)}",
+        )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -196,10 +196,15 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
             return
         actors = stack.enter_context(shared_actors([experiment], say)) if pool is None else pool
         assert actors is not None
+        from fedphd_ray.runtime import ray_session  # noqa: PLC0415
         from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
-        from fedphd_ray.runtime.ray_session import cluster_nodes  # noqa: PLC0415
 
-        placement = decide(experiment.runtime, cluster_nodes(), experiment.demand(_model_bytes(experiment)))
+        model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
+        if warning := ray_session.require_store(experiment.dataset.images.nbytes + 4 * model_bytes, _store_bytes(experiment)):
+            say(f"warning: {warning}")
+        if path is not None and "://" not in path:
+            ray_session.require_visible(Path(path))
+        placement = decide(experiment.runtime, ray_session.cluster_nodes(), experiment.demand(model_bytes))
         if pool is None:  # who shares actors is told once, by whoever started them
             say(f"placement: {placement.reason}")
         yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)

@@ -63,7 +63,7 @@ WILD = st.tuples(st.sampled_from([*KEYS, *MISSPELT]), VALUES)
 @given(st.sampled_from(sorted(METHODS)), st.lists(SENSIBLE, max_size=4), st.lists(WILD, max_size=1))
 def test_a_configuration_runs_or_is_refused(name: str, sensible: list[tuple[str, Any]], wild: list[tuple[str, Any]]) -> None:
     tree: dict[str, Any] = copy.deepcopy(TINY)
-    for section, change in METHODS[name].items():
+    for section, change in copy.deepcopy(METHODS[name]).items():
         old = tree.get(section)
         tree[section] = old | change if isinstance(old, dict) and isinstance(change, dict) and "name" not in change else change
     tree["schedule"] |= {"rounds": 3}

@@ -1,7 +1,6 @@
 """Every process, killed in every phase of a round: the run ends in the bits of a run that nothing happened to.
 
-With FEDPHD_RELIABILITY_ROWS set to a file, a line is written there for each case: `make reliability` makes the table of
-docs/reliability.md of them.
+`make reliability` makes the table of docs/reliability.md of these cases.
 """
 
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 from federations import Recorder, method
-from phases import ON_RAY, PHASES, at_first_entry
+from phases import ON_RAY, PHASES, at_first_entry, record
 
 from fedphd_ray.config import load_config
 from fedphd_ray.federation.ledger import read_ledger
@@ -42,14 +41,6 @@ def undisturbed() -> tuple[Summary, float]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         return runs.run(CONFIG.build(), Path(directory) / "run", Recorder()), time.monotonic() - began
-
-
-def record(fault: str, phase: str, seen: str, seconds: float, *, same: bool) -> None:
-    """A row of the table, if somebody wants one."""
-    if path := os.environ.get("FEDPHD_RELIABILITY_ROWS"):
-        row = {"fault": fault, "phase": phase, "seen": seen, "seconds": round(seconds, 1), "same": same}
-        with Path(path).open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 def require_same(summary: Summary, directory: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from federations import Outcome, federate, method, reference, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from phases import record
 
 from fedphd_ray.errors import ConfigError, RunFailedError
 from fedphd_ray.records import ClientReport
@@ -31,10 +32,16 @@ def with_faults(*faults: dict[str, object], pool: ActorPool | None = None, hosts
     return federate(config, RayBackend(config.build().host_setup(), Placement(hosts, False, ""), config.runtime, pool))
 
 
+def took(outcome: Outcome) -> float:
+    """Seconds of all rounds."""
+    return sum(record.round_seconds for record in outcome.records)
+
+
 def test_an_exception_that_does_not_come_back_changes_no_bit() -> None:
     outcome = with_faults({"round": 2, "client": victim(2), "kind": "exception", "times": 2})
     assert outcome.sha256 == reference(NAME)
     assert not any(record.failures for record in outcome.records)
+    record("client: exception, twice", "training", "nothing: it is trained again", took(outcome), same=True)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +64,7 @@ def test_a_client_that_fails_for_good_is_left_out_and_named(fault: dict[str, obj
     assert ("Traceback" in failure) == (fault["kind"] == "exception")
     assert not [row for row in outcome.transfers if row.round == 2 and row.source == f"client/{client}"]
     assert outcome.sha256 != reference(NAME)
+    record(f"client: {fault['kind']}, every time", "training", f"warning: {reason}", took(outcome), same=False)
 
 
 @pytest.mark.ray
@@ -73,6 +81,13 @@ def test_processes_that_die_change_no_bit(place: str, actor_pool: ActorPool) -> 
     assert len(actor_pool.replacements) == 1
     assert outcome.sha256 == reference(NAME)
     assert not outcome.state.failures
+    record(
+        f"{place}: kill, by the script",
+        "training" if place != "edge" else "edge aggregation",
+        "replaced",
+        took(outcome),
+        same=True,
+    )
 
 
 @pytest.mark.ray
@@ -82,6 +97,7 @@ def test_a_client_that_kills_every_host_is_found_and_left_out(actor_pool: ActorP
     assert [set(record.failures) for record in outcome.records] == [set(), {client}, set(), set()]
     assert outcome.records[1].failures[client] == "its host died 2 times while it was trained"
     assert outcome.sha256 == with_faults({"round": 2, "client": client, "kind": "nan"}).sha256  # left out is left out
+    record("client: kills every host", "training", f"warning: {outcome.records[1].failures[client]}", took(outcome), same=False)
 
 
 @pytest.mark.ray
@@ -91,6 +107,7 @@ def test_a_client_that_never_answers_is_ended_with_its_host(actor_pool: ActorPoo
     outcome = with_faults(fault, pool=actor_pool, client_timeout_seconds=1.0)
     assert outcome.records[1].failures == {client: "no answer within failures.client_timeout_seconds = 1"}
     assert outcome.sha256 == with_faults(fault | {"kind": "nan"}).sha256
+    record("client: hangs", "training", f"warning: {outcome.records[1].failures[client]}", took(outcome), same=False)
 
 
 def test_faults_that_cannot_be_are_refused() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from federations import Recorder, federate, method, outcome_of, reference, tiny
 from ray._private.internal_api import memory_summary
 
 from fedphd_ray.diffusion.quality import QualityReport
-from fedphd_ray.errors import ResourceError, RunFailedError
+from fedphd_ray.errors import ResourceError, RunFailedError, UserError
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.ray_session import require_store, require_visible
 
 
 @pytest.mark.ray
@@ -120,3 +122,22 @@ def settled(count: Callable[[], int], same: int = 4, seconds: float = 20.0) -> i
         time.sleep(0.25)
         seen.append(count())
     return seen[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_folder_for_checkpoints_must_be_seen_by_every_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_visible(tmp_path / "seen")
+    assert list((tmp_path / "seen").iterdir()) == []
+    monkeypatch.setattr(Path, "write_text", lambda *_: 0)  # as on a node where the folder is another one
+    with pytest.raises(UserError, match=r"checkpoint\.path(.|\n)*is another folder, or none, on \d"):
+        require_visible(tmp_path / "elsewhere")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_object_store_too_small_is_told_of_before_the_run() -> None:
+    assert require_store(2**20, 2**27) == ""
+    assert "a round may hold 1024 MiB: Ray will move objects to disk" in require_store(2**20, 2**30)
+    with pytest.raises(ResourceError, match=r"object store(.|\n)*1024 MiB on a node"):
+        require_store(2**30, 2**31)
