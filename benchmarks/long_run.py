@@ -8,13 +8,17 @@ import re
 import tempfile
 from pathlib import Path
 
-import ray
-from ray._private.internal_api import memory_summary
+from fedphd_ray.runtime.ray_environment import prepare_environment
 
-from fedphd_ray.config import load_config
-from fedphd_ray.diffusion.quality import QualityReport
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.run import run
+prepare_environment()  # before Ray is imported
+
+import ray  # noqa: E402
+from ray._private.internal_api import memory_summary  # noqa: E402
+
+from fedphd_ray.config import load_config  # noqa: E402
+from fedphd_ray.diffusion.quality import QualityReport  # noqa: E402
+from fedphd_ray.runtime.progress import RoundRecord  # noqa: E402
+from fedphd_ray.runtime.run import run  # noqa: E402
 
 CONFIG = Path(os.environ.get("BENCH_CONFIG", Path(__file__).parent.parent / "examples" / "hundreds.yaml"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "200"))
