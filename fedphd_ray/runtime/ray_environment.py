@@ -18,17 +18,20 @@ def prepare_environment() -> None:
         UserError: Ray was imported before, so that it would not see the token.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, whatever started the driver
+    if not os.environ.get("RAY_ADDRESS"):
+        # A session of our own has no metrics: Ray keeps a time series for every name of a call, and ours name clients and rounds.
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
     if "RAY_AUTH_MODE" in os.environ:
         return
     if os.environ.get("RAY_ADDRESS"):
         os.environ["RAY_AUTH_MODE"] = "disabled"
-    elif "ray" in sys.modules and not sys.modules["ray"].is_initialized():
+        return
+    if "ray" in sys.modules and not sys.modules["ray"].is_initialized():
         raise UserError(
             "RAY_AUTH_MODE",
             expected="to be set before Ray is imported: token (with RAY_AUTH_TOKEN) or disabled",
             found="Ray imported already, and no RAY_AUTH_MODE",
             remedy=f"call {__name__}.prepare_environment() before `import ray`, or set RAY_AUTH_MODE yourself",
         )
-    else:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
