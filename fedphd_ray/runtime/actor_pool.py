@@ -18,7 +18,8 @@ from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
 from fedphd_ray.runtime.edge_server import EdgeServer
 from fedphd_ray.runtime.placement import RuntimeConfig
 
-OnStart = Callable[[int, int], None]
+OnStart = Callable[[int, int, str], None]
+HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
 Ref = Any
 
@@ -79,10 +80,10 @@ class ActorPool:
 
     Args:
         config: resources per host, torch threads and the deadline for starting.
-        on_start: called with (ready, wanted) actors while they start.
+        on_start: called with (ready, wanted) actors while they start, and with what is free where that takes long.
     """
 
-    def __init__(self, config: RuntimeConfig, on_start: OnStart = lambda ready, wanted: None) -> None:
+    def __init__(self, config: RuntimeConfig, on_start: OnStart = lambda ready, wanted, free: None) -> None:
         self._config = config
         self._on_start = on_start
         self._name = secrets.token_hex(4)  # names are for people; two pools in one namespace must not collide
@@ -196,9 +197,13 @@ class ActorPool:
     def _wait_until_ready(self) -> None:
         seconds, total = self._config.start_timeout_seconds, len(self._starting)
         deadline = time.monotonic() + seconds
+        self._on_start(0, total, "")
         while self._starting:
-            self._on_start(total - len(self._starting), total)
-            done, _ = ray.wait(list(self._starting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            patience = max(0.0, deadline - time.monotonic())
+            done, _ = ray.wait(list(self._starting), num_returns=1, timeout=min(HINT_SECONDS, patience))
+            if not done and patience > HINT_SECONDS:
+                self._on_start(total - len(self._starting), total, _free_resources())
+                continue
             if not done:
                 raise ResourceError(
                     "runtime",
@@ -213,8 +218,7 @@ class ActorPool:
                 self._starting[actor.__ray_ready__.remote()] = actor
             except ray.exceptions.RayError as error:
                 raise RunFailedError(f"actor start failed: {error}") from error
-        if total:
-            self._on_start(total, total)
+            self._on_start(total - len(self._starting), total, "")
 
 
 def _free_resources() -> str:

@@ -227,9 +227,14 @@ def shared_actors(experiments: Sequence[Experiment], say: Say) -> Iterator["Acto
     store_bytes = max(_store_bytes(experiment) for experiment in experiments)
     with (
         ray_session(f"fedphd-{experiments[0].name}-{secrets.token_hex(4)}", store_bytes),
-        ActorPool(runtime, lambda ready, wanted: say(f"starting actors: {ready} of {wanted} ready")) as pool,
+        ActorPool(runtime, lambda ready, wanted, free: say(_starting(ready, wanted, free))) as pool,
     ):
         yield pool
+
+
+def _starting(ready: int, wanted: int, free: str) -> str:
+    waiting = f"; waiting for room, free are {free}" if free else ""
+    return f"starting actors: {ready} of {wanted} ready{waiting}"
 
 
 def _model_bytes(experiment: Experiment) -> int:

@@ -19,6 +19,7 @@ from ray._private.internal_api import memory_summary
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import ResourceError, RunFailedError, UserError
+from fedphd_ray.runtime import actor_pool as actor_pool_module
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.progress import RoundRecord
@@ -47,6 +48,20 @@ def test_actors_that_find_no_place_are_told_of_at_the_deadline() -> None:
         pytest.raises(ResourceError, match="1 still waiting"),
     ):
         pool.ensure(1, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_who_waits_for_long_is_told_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_pool_module, "HINT_SECONDS", 0.5)
+    said: list[tuple[int, int, str]] = []
+    with (
+        ActorPool(RuntimeConfig(cpus_per_host=64, start_timeout_seconds=2), lambda *what: said.append(what)) as pool,
+        pytest.raises(ResourceError, match="1 still waiting"),
+    ):
+        pool.ensure(1, 0)
+    assert said[0] == (0, 1, "")
+    assert "CPUs" in said[1][2]
 
 
 @dataclass
