@@ -28,8 +28,9 @@ demo: $(STAMP)  ## train, prune and judge a diffusion model of digits (a few min
 test: $(STAMP) lint  ## lint, types and all tests, in two processes
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-soak: $(STAMP)  ## kill processes at random for about ten minutes
+soak: $(STAMP)  ## kill processes at random for about ten minutes, and fuzz with new examples
 	$(BIN)/python -m pytest -q -s -m soak tests/soak
+	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest -q tests/fuzz tests/runtime/test_checkpoint.py
 
 reliability: $(STAMP)  ## every fault in every phase, into the table of docs/reliability.md
 	$(BIN)/python tests/reliability/table.py

@@ -21,7 +21,8 @@ from fedphd_ray.runtime.placement import RuntimeConfig
 OnStart = Callable[[int, int, str], None]
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
-Ref = Any
+Ref = Any  # of what an actor returns: Ray does not know its type, so nor does a checker
+Answer = Any
 
 
 class HostActor:

@@ -4,15 +4,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
-from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Answer, Ref
 
 TICK_SECONDS = 5.0  # how often deadlines are looked at while nothing arrives
-Ref = Any
 
 
 @dataclass(eq=False)
@@ -31,10 +29,10 @@ class Call:
         died: whether the actor's process is known to have died; else it was only out of reach, which says nothing of its work.
     """
 
-    actor: Any
+    actor: Actor
     who: str
     refs: list[Ref]
-    done: Callable[["Call", Any], None]
+    done: Callable[["Call", Answer], None]
     lost: Callable[["Call"], None]
     allowance: float = math.inf
     deadline: float = math.inf

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import ray
@@ -12,14 +11,12 @@ from numpy.typing import NDArray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
 from fedphd_ray.records import ClientReport, ClientState, PartialUpdate, Payload
-from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.actor_pool import ActorPool, Answer, Ref
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.client_host import HostSetup, SampleChunk
 from fedphd_ray.runtime.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.ray_round import RayRound, RoundRules
-
-Ref = Any
 
 
 class RayBackend:
@@ -138,7 +135,7 @@ class RayBackend:
     def _get(self, handle: Handle) -> object:
         return self._get_all([handle], time.monotonic() + self._config.round_timeout_seconds, "object transfer")[0]
 
-    def _get_all(self, refs: Sequence[Ref], deadline: float, what: str) -> list[Any]:
+    def _get_all(self, refs: Sequence[Ref], deadline: float, what: str) -> list[Answer]:
         try:
             return ray.get(list(refs), timeout=max(0.0, deadline - time.monotonic()))
         except ray.exceptions.GetTimeoutError as error:

@@ -9,10 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from fedphd_ray.records import EdgeReport
-from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Ref
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.calls import Call, Calls
 from fedphd_ray.runtime.dispatch import HostTimes, Unit
@@ -22,7 +21,6 @@ from fedphd_ray.topology import client_name
 
 IN_FLIGHT_PER_HOST = 2  # one trains, one waits in the actor's queue: no gap between units
 BLOCKS_AT_ONCE = 8  # an edge adds up so many before it is given more
-Ref = Any
 
 
 @dataclass
@@ -86,7 +84,7 @@ class RayRound:
         self._edges = [_Edge(task) for task in tasks]
         self._queues = [deque(queue) for queue in queues]
         self._in_flight: list[deque[Call]] = [deque() for _ in queues]
-        self._blamed: dict[Any, Call] = {}  # dead host -> what it was doing
+        self._blamed: dict[Actor, Call] = {}  # dead host -> what it was doing
         self._struck: set[tuple[str, int]] = set()  # faults of the script that have struck in this round
         self._times = times
         self._rules = rules

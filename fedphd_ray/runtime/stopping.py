@@ -3,15 +3,15 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fedphd_ray.errors import StoppedError, UserError
 
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,7 +42,7 @@ def stop_signals() -> Iterator[None]:
         _restore(before)
 
 
-def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -22,11 +22,11 @@ class FedNova(Strategy):
     name: Literal["fednova"] = "fednova"
 
     def client_weight(self, num_samples: int, num_steps: int) -> float:
-        """n_i / tau_i."""
-        return num_samples / num_steps
+        """n_i / tau_i; an update of no steps is zero, whatever its weight."""
+        return num_samples / max(1, num_steps)
 
     def step_scale(self, num_samples: Sequence[int], num_steps: Sequence[int]) -> float:
         """What turns the mean with weights n_i / tau_i into tau_eff sum p_i d_i."""
         samples, steps = np.asarray(num_samples, dtype=np.float64), np.asarray(num_steps, dtype=np.float64)
         effective_steps = (samples * steps).sum() / samples.sum()
-        return float((samples / steps).sum() / samples.sum() * effective_steps)
+        return float((samples / np.maximum(1, steps)).sum() / samples.sum() * effective_steps)

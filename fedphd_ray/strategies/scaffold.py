@@ -77,8 +77,8 @@ class _Controlled(LocalMethod):
         grad.add_(self._shift)
 
     def end(self, vector: Tensor, num_steps: int) -> LocalEnd:
-        """Sends c_i+ - c_i, keeps c_i+."""
-        renewed = self.renewed(vector, num_steps)
+        """Sends c_i+ - c_i, keeps c_i+; without a step there is nothing new."""
+        renewed = self.renewed(vector, num_steps) if num_steps else self._own.clone()
         return LocalEnd(renewed - self._own, {CONTROL: renewed})
 
     def renewed(self, vector: Tensor, num_steps: int) -> Tensor:

@@ -43,6 +43,16 @@ def test_updates_of_zero_change_no_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_no_steps_change_no_bit(name: str) -> None:
+    """What the null job relies on, and nothing is divided by zero."""
+    config = method(name, local={"steps": 0}, pruning={"mode": "none", "round": None})
+    experiment = config.build()
+    outcome = federate(config)
+    assert not outcome.state.failures
+    assert outcome.sha256 == digest(initial_state(experiment.spec, experiment.seed))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> None:
     """One client after the other on a used host, in either order: each comes out as from a fresh one."""
     config = method(name)
