@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from fedphd_ray.errors import UserError
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.checkpoint import CheckpointConfig, Checkpoints
@@ -28,12 +29,23 @@ class Books:
         return cls(MetricsFile(directory), Ledger(directory / "ledger"), Checkpoints(storage, config))
 
     def restore(self, backend: Backend, say: Callable[[str], None]) -> RunState | None:
-        """The state of the newest whole checkpoint, all that was written after it forgotten; None (and all forgotten) without."""
+        """The state of the newest whole checkpoint, all that was written after it forgotten; None (all forgotten) without any.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole: whoever wants to begin again should say so.
+        """
         state, warnings = self.checkpoints.load_newest(backend)
         for warning in warnings:
             say(f"warning: {warning}")
+        if state is None and warnings:
+            raise UserError(
+                str(self.checkpoints.storage),
+                expected="a whole checkpoint",
+                found="; ".join(warnings),
+                remedy="start again with `fedphd run`, into another directory",
+            )
         last_round = -1 if state is None else state.round
         self.metrics.rewind(last_round)
         self.ledger.rewind(last_round)
-        say("no whole checkpoint: from the beginning" if state is None else f"resumed after round {state.round}")
+        say("no checkpoint yet: from the beginning" if state is None else f"resumed after round {state.round}")
         return state

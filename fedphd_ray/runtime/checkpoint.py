@@ -6,6 +6,7 @@ those that took part since the last checkpoint are written.
 
 import contextlib
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedphd_ray.errors import ModelFileError
+from fedphd_ray.errors import ModelFileError, UserError
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, EdgeStatistics, Payload
 from fedphd_ray.runtime.backend import Backend
@@ -80,10 +81,18 @@ class _Manifest(BaseModel):
 
         Raises:
             ValueError: it is not.
+            UserError: another version of this program wrote it.
         """
+        tree = json.loads(data)
+        schema = tree.get("schema_version") if isinstance(tree, dict) else None
+        if isinstance(schema, int) and schema != SCHEMA:
+            raise UserError(
+                "checkpoint",
+                expected=f"schema {SCHEMA}, which this version reads",
+                found=f"schema {schema}",
+                remedy="resume with the version of fedphd_ray that wrote it, or start another run elsewhere",
+            )
         manifest = cls.model_validate_json(data)
-        if manifest.schema_version != SCHEMA:
-            raise ValueError(f"it has schema {manifest.schema_version}, this version reads {SCHEMA}")
         if manifest.manifest_sha256 != manifest._hash():
             raise ValueError("its manifest is damaged (content hash differs)")
         return manifest
@@ -147,7 +156,7 @@ class Checkpoints:
             states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client]))
             self._written = {client: (file, manifest.version) for client, file in manifest.clients.items()}
             return _restore(manifest, load(tensors), states, backend)
-        except (OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, AssertionError, RecursionError, SafetensorError) as error:
             raise ModelFileError(
                 folder, expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
             ) from error
