@@ -1,6 +1,6 @@
 """On a GPU: the step rate of local training against a plain diffusers loop at the same settings, and throughput of several hosts.
 
-Defaults: DDPM's CIFAR-10 network (35.7 M parameters), batch 64, bfloat16, channels_last, torch.compile. Takes the settings of
+Defaults: DDPM's CIFAR-10 network (35.7 M parameters), batch 64, bfloat16, torch.compile. Takes the settings of
 common_job.py; BENCH_COMPILE=0 is eager mode. Without a GPU it runs on the CPU, to see that it runs.
 """
 
@@ -43,7 +43,7 @@ STEPS, BATCH = common_job.setting("STEPS", 0), common_job.setting("BATCH", 0)
 def gpu_job(hosts: int) -> Config:
     """The common job in mixed precision, on hosts that share one card."""
     config = common_job.job()
-    local = config.local.model_copy(update={"precision": "bfloat16", "channels_last": True})
+    local = config.local.model_copy(update={"precision": "bfloat16"})
     share = {"hosts": hosts, "gpus_per_host": 1 / hosts if GPU else 0.0, "deterministic": False}
     return config.model_copy(update={"local": local, "runtime": config.runtime.model_copy(update=share)})
 
@@ -66,7 +66,7 @@ def own_loop(config: Config, device: torch.device) -> Callable[[], object]:
     state = initial_state(setup.spec, setup.seed)
     layout = Layout.of(state)
     received = layout.flatten(state).to(device)
-    model = FlatModel(build_unet(setup.spec, layout.by_name, device=device), compiled=setup.local.compile)
+    model = FlatModel(build_unet(setup.spec, layout.by_name, device=device), compiled_batch=setup.local.compiled_batch)
     trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
     images = torch.from_numpy(setup.images[:1000]).to(device)
     return lambda: trainer.train(model, images, LocalOrder(1, 0, 1.0, 0.0), client=0, received=received, version=0)

@@ -28,7 +28,7 @@ def work(rank: int, setup: HostSetup, barrier: Barrier, results: "multiprocessin
     state = initial_state(setup.spec, setup.seed)
     layout = Layout.of(state)
     received = layout.flatten(state)
-    model = FlatModel(build_unet(setup.spec, layout.by_name), compiled=setup.local.compile)
+    model = FlatModel(build_unet(setup.spec, layout.by_name), compiled_batch=setup.local.compiled_batch)
     trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
     images, rng, seconds = as_tensor(setup.images), np.random.default_rng(0), []
     for round in range(ROUNDS + 1):

@@ -25,6 +25,7 @@ Shape = tuple[int, ...]
 class Layout:
     """Names and shapes of the parameters in one flat vector, in order.
 
+    Convolution weights lie channels last, their input channels beside one another: convolutions read and write them fastest so.
     Names never change under pruning; shapes do. `num_params` is the length of the vector.
     """
 
@@ -55,15 +56,26 @@ class Layout:
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """The parameters as views into `vector` [num_params]; nothing is copied."""
         assert vector.numel() == self.num_params, f"vector of {vector.numel()} for a layout of {self.num_params}"
-        bounds = pairwise(self.offsets)
-        return {
-            name: vector[start:end].view(shape) for (start, end), name, shape in zip(bounds, self.names, self.shapes, strict=True)
-        }
+        pieces = vector.split([end - start for start, end in pairwise(self.offsets)])
+        return {name: _channels_first(piece, shape) for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}
 
     def flatten(self, state: State, dtype: torch.dtype = torch.float32) -> Tensor:
         """A new vector [num_params] with a copy of the state."""
         assert tuple(state) == self.names, "the state's names or their order differ from the layout's"
-        return torch.cat([state[name].detach().reshape(-1).to(dtype) for name in self.names])
+        return torch.cat([_channels_last(state[name].detach()).to(dtype) for name in self.names])
+
+
+def _channels_first(flat: Tensor, shape: Shape) -> Tensor:
+    """A parameter's view of its piece of the vector."""
+    if len(shape) != 4:
+        return flat.view(shape)
+    out_channels, in_channels, height, width = shape
+    return flat.view(out_channels, height, width, in_channels).permute(0, 3, 1, 2)
+
+
+def _channels_last(parameter: Tensor) -> Tensor:
+    """A parameter as its piece of the vector."""
+    return (parameter.permute(0, 2, 3, 1) if parameter.dim() == 4 else parameter).reshape(-1)
 
 
 def split(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -74,7 +74,8 @@ class PrunePlan:
     def cut_vector(self, vector: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
         """The same for a flat vector [num_params] of any kind, with the new layout."""
         state = self.cut(layout.views(vector))
-        return torch.cat([value.reshape(-1) for value in state.values()]), Layout.of(state)
+        cut = Layout.of(state)
+        return cut.flatten(state, vector.dtype), cut
 
     def cut_payload(self, payload: Payload) -> Payload:
         """The pruned model on its way, with the plan's architecture version."""

@@ -24,7 +24,7 @@ from fedphd_ray.runtime.storage import Storage
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 
-SCHEMA = 4
+SCHEMA = 5
 CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
 
 

@@ -140,7 +140,7 @@ class ClientHost:
             for version in sorted(self._models)[:-1]:
                 del self._models[version]
             module = build_unet(self._setup.spec, payload.layout.by_name, device=self._device)
-            self._models[payload.version] = FlatModel(module, compiled=self._setup.local.compile)
+            self._models[payload.version] = FlatModel(module, compiled_batch=self._setup.local.compiled_batch)
         model = self._models[payload.version]
         assert model.layout == payload.layout
         return model

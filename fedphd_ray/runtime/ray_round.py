@@ -102,10 +102,11 @@ class RayRound:
     # Training
 
     def _feed(self) -> None:
-        """Keeps every host in work."""
-        for host, queue in enumerate(self._queues):
-            while len(self._in_flight[host]) < IN_FLIGHT_PER_HOST and (queue or self._take_over(host)):
-                self._train(host, self._times.take_short(host, queue))
+        """Keeps every host in work; those with the least first, so that all begin a round together."""
+        for depth in range(IN_FLIGHT_PER_HOST):
+            for host, queue in enumerate(self._queues):
+                if len(self._in_flight[host]) == depth and (queue or self._take_over(host)):
+                    self._train(host, self._times.take_short(host, queue))
 
     def _take_over(self, host: int) -> bool:
         """Gives a host that has nothing at all the last unit of the longest queue; whether there was one."""

@@ -46,8 +46,8 @@ def test_device_memory_is_back_at_its_base_after_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_mixed_precision_with_channels_last_trains(compiled: bool) -> None:
-    local = {"precision": "bfloat16", "channels_last": True, "compile": compiled}
+def test_mixed_precision_trains(compiled: bool) -> None:
+    local = {"precision": "bfloat16", "compile": compiled}
     outcome = federate(method("fedphd", runtime={"gpus_per_host": 1.0}, local=local))
     assert all(math.isfinite(record.loss) for record in outcome.records)
 

@@ -1,0 +1,73 @@
+"""A compiled network computes what the module computes, dense and pruned, in whole batches and in what is left over."""
+
+import pytest
+import torch
+
+from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
+from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state
+from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
+from fedphd_ray.pruning.groups import channel_groups
+from fedphd_ray.pruning.importance import SparsityPenalty
+from fedphd_ray.pruning.plan import make_plan
+from fedphd_ray.records import LocalOrder
+from fedphd_ray.strategies import FedAvg
+from fedphd_ray.tensors import Layout
+
+SPEC = UNetSpec(UNetConfig(widths=(8,), attention=(True,), groups=2, head_dim=4, layers_per_block=1), 8, 1)
+IMAGES = torch.linspace(-1, 1, 11 * 64).sin().view(11, 1, 8, 8)
+LOSS = NoiseProcess(ProcessConfig()).loss
+CONFIG = LocalConfig(epochs=2, batch_size=4, learning_rate=1e-2, clip_norm=0.5, compile=True)
+
+
+def states():
+    """The network as it begins, and a pruned one."""
+    dense = initial_state(SPEC, 1)
+    groups = channel_groups(build_unet(SPEC, device="meta"), SPEC.image_size, SPEC.channels)
+    return dense, make_plan(groups, dense, 0.5, 1).cut(dense)
+
+
+def trained(model, state):
+    trainer = LocalTrainer(CONFIG, FedAvg(), LOSS, SparsityPenalty("channel"), 1)
+    order = LocalOrder(round=3, edge=0, learning_rate_scale=1.0, sparsity=0.0)
+    return trainer.train(model, IMAGES, order, client=7, received=Layout.of(state).flatten(state), version=0)
+
+
+def loss_and_gradient(model, state):
+    """Of one batch at given parameters."""
+    model.vector.copy_(Layout.of(state).flatten(state))
+    model.grad.zero_()
+    loss = LOSS(model.denoiser, IMAGES[:4], torch.Generator().manual_seed(5))
+    loss.backward()
+    return loss.detach(), model.grad.clone()
+
+
+# torch's compiler imports a module of its own that uses what torch has since deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_training_is_training() -> None:
+    """Both architectures in one process, as a host has them around a pruning; after a training, the code is used again."""
+    for state in states():
+        shapes = Layout.of(state).by_name
+        plain, compiled = (FlatModel(build_unet(SPEC, shapes), compiled_batch=batch) for batch in (0, CONFIG.compiled_batch))
+        loss, gradient = loss_and_gradient(plain, state)
+        once = trained(compiled, state)
+        compiled_loss, compiled_gradient = loss_and_gradient(compiled, state)
+        torch.testing.assert_close(compiled_loss, loss, rtol=1e-5, atol=0)
+        assert (compiled_gradient - gradient).norm() < 1e-5 * gradient.norm()
+        again = trained(compiled, state)
+        assert torch.equal(once.update.vector, again.update.vector)
+        expected = trained(plain, state)  # Adam turns the rounding of a gradient near zero into a step: a few parameters differ
+        assert once.num_steps == expected.num_steps == 6  # two of the six with three images instead of four
+        assert (once.update.vector - expected.update.vector).norm() < 1e-2 * expected.update.vector.norm()
+
+
+def test_only_whole_batches_go_through_the_compiled_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would be remade for each size: a minute each."""
+    state, _ = states()
+    model = FlatModel(build_unet(SPEC, Layout.of(state).by_name), compiled_batch=CONFIG.compiled_batch)
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        model.denoiser, "_denoise", lambda flat, images, *rest: sizes.append(len(images)) or model.module(images, *rest)
+    )
+    trained(model, state)
+    assert sizes == [4, 4, 4, 4]
