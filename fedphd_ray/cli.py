@@ -107,15 +107,13 @@ def compare(
         runs,
         directory,
         lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
-        lambda line: console.print(line, highlight=False, markup=False),
+        _say,
     )
     settings = "".join(f" --set {override}" for override in overrides)
     command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
     report = write_comparison(entries, directory, f"{runs[0][1].name}: comparison of methods", command)
-    console.print(report, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"table and picture: {directory}/comparison.md, .csv, .svg, .png", highlight=False, markup=False, soft_wrap=True
-    )
+    _say(report)
+    _say(f"table and picture: {directory}/comparison.md, .csv, .svg, .png")
 
 
 @app.command()
@@ -136,7 +134,7 @@ def sample(
         save_grid(images, out, columns=min(10, num))
     except OSError as error:
         raise UserError(f"--out {out}", expected="a file that can be written", found=str(error)) from error
-    console.print(f"{num} images in {out}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"{num} images in {out}")
 
 
 @app.command()
@@ -151,12 +149,10 @@ def evaluate(
     from fedphd_ray.generate import judge  # noqa: PLC0415
 
     quality = judge(model_dir, data, num_samples, seed, steps)
-    console.print(
-        f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({quality.num_samples} samples, {quality.steps} steps, {quality.sampler})",
-        highlight=False,
-    )
+    drawn = f"{quality.num_samples} samples, {quality.steps} steps, {quality.sampler}"
+    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({drawn})")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
-    console.print(f"classes among the samples: {histogram}", highlight=False)
+    _say(f"classes among the samples: {histogram}")
 
 
 @app.command()
@@ -167,11 +163,16 @@ def doctor() -> None:
     healthy = True
     for finding in examine():
         healthy &= finding.good
-        console.print(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}", highlight=False, markup=False)
+        _say(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}")
         if finding.remedy:
-            console.print(f"        {finding.remedy}", highlight=False, markup=False)
+            _say(f"        {finding.remedy}")
     if not healthy:
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    """A sentence, not broken into lines: paths and commands in it are copied."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _build(config: "Config") -> "Experiment":

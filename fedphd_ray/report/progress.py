@@ -56,7 +56,7 @@ class ConsoleProgress:
 
     def say(self, line: str) -> None:
         """One sentence outside the panel."""
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands in it are copied
 
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Remembers the newest figures; a line of its own for each evaluation."""

@@ -47,7 +47,7 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
         histogram = " ".join(f"{label}:{num}" for label, num in enumerate(summary.class_histogram))
         console.print(f"classes among the samples: {histogram}", highlight=False)
     for failure in summary.failures:
-        console.print(f"failure: {failure}", highlight=False, markup=False)
+        console.print(f"failure: {failure}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"time: {text.duration(summary.wall_seconds)}, model: {summary.stock_export}", highlight=False, markup=False)
     console.print(f"model_sha256: {summary.model_sha256}", highlight=False)
     for label, name in (("run directory", ""), ("samples", "samples"), ("model", "model"), ("figures", "summary.json")):

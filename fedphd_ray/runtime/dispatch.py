@@ -9,7 +9,7 @@ from fedphd_ray.records import Block
 
 CALL_SECONDS = 0.005  # what a call to an actor costs beside its work
 STORE_BYTES_PER_SECOND = 1e9  # writing a sum into the object store, and reading it from there
-SHORT_SECONDS = 0.05  # units that together take less go to a host in one call
+SHORT_SECONDS = 0.5  # units that together take less go to a host in one call: each call disturbs all processes
 TOLERANCE = 0.05  # hosts may end so far from the mean, as a share of it, before blocks are split
 
 

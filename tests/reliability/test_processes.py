@@ -6,6 +6,7 @@ None of them shares the session's Ray: each starts what it needs, in processes o
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,15 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on_to_the_same_bits(numbe
         children = processes_below(process.pid)
         assert len(children) > 4  # raylet, gcs, hosts, edges
         process.send_signal(number)
+        began = time.monotonic()
         out, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 3.0  # what `ray job stop` grants before it kills
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + number
         assert f"stopped by {number.name}" in err
-        assert f"`fedphd resume {tmp_path / 'run'}` goes on" in out.replace("\n", "")
+        assert f"`fedphd resume {tmp_path / 'run'}` goes on" in out
         assert "Traceback" not in err
     require_ended(children)
     chosen = load_config(tmp_path / "run/config.yaml", ["runtime.backend=local"])
