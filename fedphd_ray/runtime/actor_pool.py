@@ -12,6 +12,7 @@ import ray
 from numpy.typing import NDArray
 
 from fedphd_ray.errors import ResourceError, RunFailedError
+from fedphd_ray.federation.aggregation import fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
@@ -41,17 +42,22 @@ class HostActor:
         self._host, self._keeps_states = ClientHost(setup), setup.keeps_states
 
     def train(
-        self, units: Sequence[tuple[int, LocalOrder, Sequence[int]]], num_models: int, *values: Payload | ClientState | None
+        self,
+        units: Sequence[tuple[int, LocalOrder, Sequence[int]]],
+        sums: Sequence[int],
+        num_models: int,
+        *values: Payload | ClientState | None,
     ) -> tuple[list[float] | PartialUpdate | ClientState | None, ...]:
         """`ClientHost.train` for some units, every result an object of its own.
 
         Args:
             units: position of the model, order and clients of each.
+            sums: numbers of units that are added up, in order.
             num_models: the first so many `values` are models.
             *values: the models, and what each client kept, in the order of the units.
 
         Returns:
-            Seconds per unit, then a partial update per unit, then what each client keeps, if clients keep anything.
+            Seconds per unit, then a partial update per sum, then what each client keeps, if clients keep anything.
         """
         models = cast(Sequence[Payload], values[:num_models])
         states = iter(cast(Sequence[ClientState | None], values[num_models:]))
@@ -60,7 +66,9 @@ class HostActor:
             partial, new = self._running.train(models[model], order, clients, list(islice(states, len(clients))))
             partials.append(partial)
             kept += new
-        return ([partial.busy_seconds for partial in partials], *partials, *(kept if self._keeps_states else ()))
+        rest = iter(partials)
+        folded = [next(rest) if size == 1 else fold_partials(list(islice(rest, size)), [1] * size) for size in sums]
+        return ([partial.busy_seconds for partial in partials], *folded, *(kept if self._keeps_states else ()))
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """See `ClientHost.sample`."""

@@ -57,30 +57,57 @@ def single_clients(units: Sequence[Unit], costs: Mapping[int, float]) -> list[Un
     ]
 
 
-def assign(units: Sequence[Unit], seconds_per_image: Sequence[float]) -> list[list[Unit]]:
-    """Units per host: the longest first, each to the host that is expected to end it first (Graham's LPT rule)."""
+def runs(units: Sequence[Unit], most: float) -> list[list[Unit]]:
+    """Whole blocks in groups that had best stay together: the first of each edge, up to a cost of `most`; the others alone.
+
+    A host returns the first blocks of an edge as one sum (`sums_of`).
+    """
+    groups: list[list[Unit]] = []
+    for unit in units:
+        group = groups[-1] if groups else []
+        if group and len(group) == unit.block and sum(one.cost for one in [*group, unit]) <= most:
+            group.append(unit)
+        else:
+            groups.append([unit])
+    return groups
+
+
+def assign(groups: Sequence[Sequence[Unit]], seconds_per_image: Sequence[float]) -> list[list[Unit]]:
+    """Units per host: the longest group first, each to the host that is expected to end it first (Graham's LPT rule)."""
     queues: list[list[Unit]] = [[] for _ in seconds_per_image]
     ends = [0.0] * len(seconds_per_image)
-    for unit in sorted(units, key=lambda unit: -unit.cost):
-        expected = [end + unit.cost * pace for end, pace in zip(ends, seconds_per_image, strict=True)]
+    costs = [sum(unit.cost for unit in group) for group in groups]
+    for cost, group in sorted(zip(costs, groups, strict=True), key=lambda pair: -pair[0]):
+        expected = [end + cost * pace for end, pace in zip(ends, seconds_per_image, strict=True)]
         host = expected.index(min(expected))
         ends[host] = expected[host]
-        queues[host].append(unit)
+        queues[host] += group
     return queues
 
 
 def balanced(
     units: Sequence[Unit], costs: Mapping[int, float], seconds_per_image: Sequence[float], least_gain: float
 ) -> list[list[Unit]]:
-    """Units per host, with last clients split off blocks until no host would end much later than the mean.
+    """Units per host; an edge's first blocks together where that ends the round as early as anything else.
 
     Args:
-        units: whole blocks.
+        units: whole blocks, edge by edge.
         costs: client -> images.
         seconds_per_image: per host.
-        least_gain: seconds that a split must be able to save.
+        least_gain: seconds that must be saved by one more sum that travels.
     """
-    queues = assign(units, seconds_per_image)
+    share = sum(unit.cost for unit in units) / len(seconds_per_image)
+    together = assign(runs(units, share), seconds_per_image)
+    apart = _split(units, costs, seconds_per_image, least_gain)
+    gain = max(_ends(together, seconds_per_image)) - max(_ends(apart, seconds_per_image))
+    return apart if gain > least_gain else together
+
+
+def _split(
+    units: Sequence[Unit], costs: Mapping[int, float], seconds_per_image: Sequence[float], least_gain: float
+) -> list[list[Unit]]:
+    """Units per host, with last clients split off blocks until no host would end much later than the mean."""
+    queues = assign([[unit] for unit in units], seconds_per_image)
     while True:
         ends = _ends(queues, seconds_per_image)
         late = ends.index(max(ends))
@@ -90,10 +117,30 @@ def balanced(
             return queues
         chosen = max(divisible, key=lambda unit: unit.cost)
         units = [unit for unit in units if unit != chosen] + _without_last(chosen, costs)
-        finer = assign(units, seconds_per_image)
+        finer = assign([[unit] for unit in units], seconds_per_image)
         if max(_ends(finer, seconds_per_image)) >= ends[late]:
             return queues
         queues = finer
+
+
+def sums_of(units: Sequence[Unit], blocks: Sequence[Sequence[Block]]) -> list[list[Unit]]:
+    """The units of one call in groups that its host adds up: an edge's first blocks, whole and one after the other.
+
+    The edge would add up just these in just this order, so the bits are the same.
+
+    Args:
+        units: of the call, in order.
+        blocks: per edge.
+    """
+    groups: list[list[Unit]] = []
+    for unit in units:
+        group = groups[-1] if groups else [unit]
+        follows = (group[0].task, group[0].block, len(group)) == (unit.task, 0, unit.block)
+        if follows and all(one.clients == blocks[one.task][one.block].clients for one in (group[0], unit)):
+            group.append(unit)
+        else:
+            groups.append([unit])
+    return groups
 
 
 def _ends(queues: Sequence[Sequence[Unit]], seconds_per_image: Sequence[float]) -> list[float]:

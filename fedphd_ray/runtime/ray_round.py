@@ -14,7 +14,7 @@ from fedphd_ray.records import EdgeReport
 from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Ref
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.calls import Call, Calls
-from fedphd_ray.runtime.dispatch import HostTimes, Unit
+from fedphd_ray.runtime.dispatch import HostTimes, Unit, sums_of
 from fedphd_ray.runtime.failures import FailureConfig, after_a_death
 from fedphd_ray.runtime.faults import FaultScript, kill_this_process
 from fedphd_ray.topology import client_name
@@ -28,7 +28,7 @@ class _Edge:
     """What has arrived for one edge and is not folded yet."""
 
     task: EdgeTask
-    pieces: dict[tuple[int, int], tuple[Unit, Ref]] = field(default_factory=dict)
+    pieces: dict[tuple[int, int], tuple[Unit, list[Ref]]] = field(default_factory=dict)
     total: Ref | None = None
     next_block: int = 0
     busy: bool = False
@@ -128,19 +128,21 @@ class RayRound:
         ]
         clients = [(unit.task, client) for unit in units for client in unit.clients]
         states = [self._edges[task].task.states.get(client) for task, client in clients]
+        sums = sums_of(units, [edge.task.blocks for edge in self._edges])
         names = ", ".join(client_name(client) for _, client in clients)
         call = actor.train.options(
             name=f"train {names} round {self._round}",
-            num_returns=1 + len(units) + (len(clients) if self._rules.keeps_states else 0),
+            num_returns=1 + len(sums) + (len(clients) if self._rules.keeps_states else 0),
         )
-        refs = call.remote(orders, len(tasks), *(task.model for task in tasks), *states)
+        refs = call.remote(orders, [len(group) for group in sums], len(tasks), *(task.model for task in tasks), *states)
 
         def done(call: Call, seconds: list[float]) -> None:
             self._leave(host, call)
             self._times.observe(host, sum(unit.cost for unit in units), sum(seconds))
-            for unit, ref in zip(units, call.refs[1:], strict=False):
-                self._edges[unit.task].pieces[unit.block, unit.start] = unit, ref
-            for (task, client), ref in zip(clients, call.refs[1 + len(units) :], strict=False):
+            for group, ref in zip(sums, call.refs[1:], strict=False):
+                for unit in group:  # the sum is the first one's; what else is in it has nothing more to give
+                    self._edges[unit.task].pieces[unit.block, unit.start] = unit, [ref] if unit is group[0] else []
+            for (task, client), ref in zip(clients, call.refs[1 + len(sums) :], strict=False):
                 self._edges[task].states[client] = ref
             for task in used:
                 self._fold(self._edges[task])
@@ -180,7 +182,7 @@ class RayRound:
         self._queues[host].extendleft(reversed(again))
         for unit in hopeless:
             edge = self._edges[unit.task]
-            edge.pieces[unit.block, unit.start] = unit, self._rules.leave_out(unit.clients[0], edge.task.edge, reason)
+            edge.pieces[unit.block, unit.start] = unit, [self._rules.leave_out(unit.clients[0], edge.task.edge, reason)]
             self._fold(edge)
 
     def _strikes(self, kind: str, number: int) -> bool:
@@ -198,7 +200,7 @@ class RayRound:
         if edge.busy or not (last or len(ready) >= BLOCKS_AT_ONCE):
             return
         edge.busy = True
-        sizes, partials = [len(block) for block in ready], [ref for block in ready for ref in block]
+        sizes, partials = [len(block) for block in ready if block], [ref for block in ready for ref in block]
         if edge.total is not None:
             sizes, partials = [1, *sizes], [edge.total, *partials]
         edge.next_block += len(ready)
@@ -212,10 +214,11 @@ class RayRound:
         """The next blocks that have arrived whole, each as its pieces in order."""
         blocks: list[list[Ref]] = []
         for index in range(edge.next_block, len(edge.task.blocks)):
-            size, start, pieces = len(edge.task.blocks[index].clients), 0, []
+            size, start = len(edge.task.blocks[index].clients), 0
+            pieces: list[Ref] = []
             while (index, start) in edge.pieces:
-                unit, ref = edge.pieces[index, start]
-                pieces.append(ref)
+                unit, refs = edge.pieces[index, start]
+                pieces += refs
                 start += len(unit.clients)
             if start < size:
                 break

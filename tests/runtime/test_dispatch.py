@@ -1,13 +1,15 @@
 """Which host trains what: every client once, in units that an edge can add up in the plan's order, and no host much later."""
 
+import functools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.records import Block
-from fedphd_ray.runtime.dispatch import HostTimes, Unit, assign, balanced, single_clients, whole_blocks
+from fedphd_ray.runtime.dispatch import HostTimes, Unit, assign, balanced, runs, single_clients, sums_of, whole_blocks
 
 BLOCKS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3)
 """Per edge, the sizes of its blocks."""
@@ -31,6 +33,57 @@ def test_units_are_prefixes_and_single_clients_and_cover_the_round(sizes, paces,
         assert block.clients[unit.start : unit.start + len(unit.clients)] == unit.clients
         assert unit.start == 0 or len(unit.clients) == 1
         assert unit.cost == pytest.approx(sum(costs[client] for client in unit.clients))
+
+
+@given(BLOCKS, st.integers(1, 12))
+def test_runs_are_first_blocks_up_to_a_limit(sizes, most) -> None:
+    blocks = blocks_of(sizes)
+    costs = dict.fromkeys(range(sum(map(sum, sizes))), 1.0)
+    units = whole_blocks(blocks, costs)
+    groups = runs(units, most)
+    assert [unit for group in groups for unit in group] == units
+    for group in (group for group in groups if len(group) > 1):
+        assert {unit.task for unit in group} == {group[0].task}
+        assert [unit.block for unit in group] == list(range(len(group)))
+        assert sum(unit.cost for unit in group) <= most
+
+
+def test_an_edges_first_blocks_stay_together_where_that_costs_nothing() -> None:
+    costs = dict.fromkeys(range(20), 1.0)
+    units = whole_blocks(blocks_of([[5, 5, 1], [5, 4]]), costs)
+    queues = balanced(units, costs, [1.0, 1.0], 0.0)
+    assert [[(unit.task, unit.block) for unit in queue] for queue in queues] == [[(0, 0), (0, 1)], [(1, 0), (1, 1), (0, 2)]]
+    uneven = whole_blocks(blocks_of([[3, 3, 3], [1]]), costs)  # together they would end at 6, apart at 5
+    assert sorted(sum(unit.cost for unit in queue) for queue in balanced(uneven, costs, [1.0, 1.0], 0.0)) == [5.0, 5.0]
+    assert sorted(sum(unit.cost for unit in queue) for queue in balanced(uneven, costs, [1.0, 1.0], 2.0)) == [4.0, 6.0]
+
+
+@given(BLOCKS, st.data())
+def test_a_host_adds_up_only_what_the_edge_would_add_up_first(sizes, data) -> None:
+    """Random calls, whole blocks and pieces: the edge's sum over what hosts return is the sum over all blocks, bit by bit."""
+    blocks = blocks_of(sizes)
+    costs = dict.fromkeys(range(100), 1.0)
+    whole = whole_blocks(blocks, costs)
+    units = [piece for unit in whole for piece in ([unit] if data.draw(st.booleans()) else single_clients([unit], costs))]
+    calls: dict[int, list[Unit]] = {}
+    for unit in units:
+        calls.setdefault(data.draw(st.integers(0, 1)), []).append(unit)
+    values = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+
+    def fold(vectors):
+        return functools.reduce(np.add, vectors)
+
+    arrived: dict[tuple[int, int, int], np.ndarray] = {}
+    for call in calls.values():
+        for group in sums_of(call, blocks):
+            first = group[0]
+            arrived[first.task, first.block, first.start] = fold(
+                [fold([values[client] for client in unit.clients]) for unit in group]
+            )
+    for task, own in enumerate(blocks):
+        pieces = [[arrived[key] for key in sorted(arrived) if key[:2] == (task, index)] for index in range(len(own))]
+        expected = fold([fold([values[client] for client in block.clients]) for block in own])
+        assert fold([fold(block) for block in pieces if block]).tobytes() == expected.tobytes()
 
 
 def test_blocks_are_split_only_where_that_ends_the_round_earlier() -> None:
@@ -57,7 +110,7 @@ def test_a_slow_host_is_given_less() -> None:
 
 def test_the_longest_come_first() -> None:
     units = [Unit(0, index, 0, (index,), cost) for index, cost in enumerate([1.0, 5.0, 3.0])]
-    assert [[unit.cost for unit in queue] for queue in assign(units, [1.0, 1.0])] == [[5.0], [3.0, 1.0]]
+    assert [[unit.cost for unit in queue] for queue in assign([[unit] for unit in units], [1.0, 1.0])] == [[5.0], [3.0, 1.0]]
 
 
 def test_dedicated_hosts_are_given_single_clients() -> None:
