@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import RunFailedError, StateLostError, UserError
 from fedphd_ray.federation.channel import model_message
-from fedphd_ray.memory import peak_memory_bytes
+from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
@@ -191,6 +191,7 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
     """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch_threads(experiment.runtime.threads_per_host))
+        keep_freed_memory()
         if experiment.runtime.backend == "local":
             yield Started(LocalBackend(experiment.host_setup()), "local: everything in this process")
             return

@@ -1,0 +1,33 @@
+"""Memory settings of a process, each seen in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from fedphd_ray.memory import keep_freed_memory
+
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = resident()
+vectors = [torch.ones(2**21) for _ in range(8)]  # 8 MiB each
+del vectors
+print(resident() - before)
+"""
+
+
+def kept_bytes(setting: str) -> int:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, setting], capture_output=True, text=True, check=True, timeout=120)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_stays_for_the_next_vectors() -> None:
+    assert kept_bytes("leave") < 32 * 2**20
+    assert kept_bytes("keep") >= 60 * 2**20
