@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.federation.aggregation import fold_partials
-from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
+from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
 from fedphd_ray.runtime.edge_server import EdgeServer
@@ -30,7 +30,6 @@ class HostActor:
     """The process of a `ClientHost`. It outlives runs: imports take seconds, a new setup none."""
 
     def __init__(self, index: int) -> None:
-        keep_freed_memory()
         self._index = index
         self._host: ClientHost | None = None
         self._keeps_states = False
@@ -83,14 +82,6 @@ class HostActor:
     def _running(self) -> ClientHost:
         assert self._host is not None, "begin comes first"
         return self._host
-
-
-class EdgeActor(EdgeServer):
-    """The process of an `EdgeServer`."""
-
-    def __init__(self, edge: int, threads: int) -> None:
-        keep_freed_memory()
-        super().__init__(edge, threads)
 
 
 class ActorPool:
@@ -206,7 +197,7 @@ class ActorPool:
     def _new_edge(self, edge: int) -> Actor:
         """Edges wait and add; a CPU slot of their own would take one from training."""
         options = {"num_cpus": 0, "name": self._unique(f"edge/{edge}")}
-        return ray.remote(EdgeActor).options(**options).remote(edge, self._config.threads_per_host)
+        return ray.remote(EdgeServer).options(**options).remote(edge, self._config.threads_per_host)
 
     def _unique(self, name: str) -> str:
         self._started += 1

@@ -20,6 +20,7 @@ from fedphd_ray.federation.channel import Channel
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.federation.update import Update
+from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.device import claim_device
@@ -88,6 +89,7 @@ class ClientHost:
 
     def __init__(self, setup: HostSetup) -> None:
         torch.set_num_threads(setup.threads)
+        keep_freed_memory()
         self._setup = setup
         self._device = claim_device(setup.gpu_share, deterministic=setup.deterministic)
         self._images = as_tensor(setup.images)

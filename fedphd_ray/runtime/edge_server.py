@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from fedphd_ray.federation.aggregation import apply_update, fold_partials
-from fedphd_ray.memory import peak_memory_bytes
+from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.records import EdgeReport, PartialUpdate, Payload
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
@@ -27,6 +27,7 @@ class EdgeServer:
 
     def __init__(self, edge: int, threads: int) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._edge = edge
 
     def __repr__(self) -> str:
