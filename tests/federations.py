@@ -27,7 +27,7 @@ TINY: dict[str, object] = {
     "name": "tiny",
     "seed": 7,
     "data": shapes(6, {"name": "classes", "classes_per_client": 2}),
-    "model": {"widths": [16, 32], "layers_per_block": 1, "groups": 8, "attention": [False, True], "dropout": 0.1},
+    "model": {"widths": [16, 32], "layers_per_block": 1, "groups": 4, "attention": [False, True], "dropout": 0.1},
     "strategy": {"name": "fedphd"},
     "hierarchy": {"num_edges": 2, "cloud_period": 2},
     "schedule": {"rounds": 4, "clients_per_round": 4, "block_size": 2},
