@@ -3,15 +3,14 @@
 Every section is the configuration object of the component it configures, so a default lives in one place.
 """
 
-import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
+from fedphd_ray.config_messages import explained, shown
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
@@ -25,14 +24,15 @@ from fedphd_ray.runtime.experiment import Experiment, ServerConfig
 from fedphd_ray.runtime.failures import FailureConfig
 from fedphd_ray.runtime.faults import Fault, FaultScript
 from fedphd_ray.runtime.placement import RuntimeConfig
+from fedphd_ray.runtime.prune import pruned_shapes
+from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
+from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 
-class Config(BaseModel):
+class Config(Section):
     """A whole experiment. Unknown keys are refused; every default is filled in and written to the run directory."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
     seed: NonNegativeInt = 2025
@@ -58,7 +58,17 @@ class Config(BaseModel):
         self._check_hierarchy()
         self._check_strategy()
         self._check_faults()
+        self._check_evaluation()
         return self
+
+    def _check_evaluation(self) -> None:
+        if self.evaluation.every and self.evaluation.steps > self.process.num_timesteps:
+            raise ConfigError(
+                "evaluation.steps",
+                expected=f"at most process.num_timesteps = {self.process.num_timesteps}",
+                found=str(self.evaluation.steps),
+                remedy="sample with fewer steps, or judge never (evaluation.every: 0)",
+            )
 
     def _check_faults(self) -> None:
         """In one process there is nothing to kill but the run itself."""
@@ -137,6 +147,8 @@ class Config(BaseModel):
         spec = UNetSpec(self.model, dataset.image_size, dataset.channels)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng)
+        if self.pruning.mode != "none":
+            pruned_shapes(spec, self.pruning.ratio)  # refuses a ratio that would empty a layer, or blind the network
         return Experiment(
             name=self.name,
             seed=self.seed,
@@ -159,7 +171,7 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default filled in."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -168,32 +180,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one message for everything that is wrong, naming keys.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(str(path), expected="a readable YAML file", found=error.strerror or str(error)) from error
-    tree = _parse(text, str(path))
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), expected="a mapping of keys to values", found=shown(tree))
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree)
 
 
 def parse_config(tree: Mapping[str, object]) -> Config:
-    """Validates a configuration tree; see `load_config`."""
+    """Validates a configuration tree as YAML has it: text is no number, and a truth value neither; see `load_config`."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise _explain(error) from None
-
-
-def _parse(text: str, where: str) -> dict[str, object]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, expected="YAML", found=" ".join(str(error).split())) from None
-    if not isinstance(tree, dict):
-        raise ConfigError(where, expected="a mapping of keys to values", found=type(tree).__name__)
-    return tree
+        raise explained(error, Config) from None
 
 
 def _apply(tree: dict[str, object], override: str) -> None:
@@ -201,86 +201,11 @@ def _apply(tree: dict[str, object], override: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise ConfigError("--set", expected="key=value, for example schedule.rounds=10", found=override)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {key}", expected="a YAML value after the equals sign", found=text) from None
+    value = parse_yaml(text, f"--set {key}")
     node = tree
     for name in path[:-1]:
         child = node.setdefault(name, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}", expected=f"{name} to be a section", found=repr(child))
+            raise ConfigError(f"--set {key}", expected=f"{name} to be a section", found=shown(child))
         node = child
     node[path[-1]] = value
-
-
-def _explain(error: ValidationError) -> ConfigError:
-    """One message from all that pydantic found."""
-    problems = [_problem(detail) for detail in error.errors(include_url=False)]
-    if len(problems) == 1:
-        return problems[0]
-    details = "".join(f"\n    {problem.where}: expected {problem.expected}; found {problem.found}" for problem in problems)
-    remedies = sorted({problem.remedy for problem in problems if problem.remedy})
-    return ConfigError(
-        "configuration", expected=f"{len(problems)} keys to be different:{details}", found="see above", remedy="; ".join(remedies)
-    )
-
-
-def _problem(detail: ErrorDetails) -> ConfigError:
-    cause = detail.get("ctx", {}).get("error")
-    path = [str(part) for part in detail["loc"] if part not in _union_tags()]
-    key = ".".join(path) or "configuration"
-    if detail["type"] == "extra_forbidden":
-        return _unknown_key(path)
-    if detail["type"] == "missing":
-        return ConfigError(
-            key, expected="a value: this key has no default", found="nothing", remedy=f"add {key} to the configuration"
-        )
-    message = str(cause) if cause is not None else detail["msg"]
-    return ConfigError(key, expected=message[:1].lower() + message[1:], found=repr(detail["input"]))
-
-
-def _unknown_key(path: Sequence[str]) -> ConfigError:
-    known = _known_keys(path[:-1])
-    close = difflib.get_close_matches(path[-1], known, n=1)
-    elsewhere = [key for key in _all_keys() if key.split(".")[-1] == path[-1]]
-    if close:
-        remedy = f"did you mean {'.'.join([*path[:-1], close[0]])}?"
-    else:
-        remedy = f"did you mean {elsewhere[0]}?" if elsewhere else ""
-    where = ".".join(path[:-1]) or "the top level"
-    return ConfigError(
-        ".".join(path), expected=f"a key of {where}: {', '.join(known)}", found=f"the unknown key {path[-1]!r}", remedy=remedy
-    )
-
-
-def _known_keys(section: Sequence[str]) -> list[str]:
-    prefix = "".join(f"{name}." for name in section)
-    return sorted({key.removeprefix(prefix).split(".")[0] for key in _all_keys() if key.startswith(prefix)})
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    """The configuration classes inside an annotation (unions and annotated types opened)."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
-
-
-def _all_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in model.model_fields.items():
-        inner = [key for child in _models(field.annotation) for key in _all_keys(child, f"{prefix}{name}.")]
-        keys += inner or [f"{prefix}{name}"]
-    return keys
-
-
-def _union_tags() -> set[str]:
-    """Discriminator values that pydantic puts into error paths; they are not keys."""
-    tags: set[str] = set()
-    stack: list[type[BaseModel]] = [Config]
-    while stack:
-        for name, field in stack.pop().model_fields.items():
-            if name == "name" and get_args(field.annotation):
-                tags |= {str(tag) for tag in get_args(field.annotation)}
-            stack += _models(field.annotation)
-    return tags

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.channel import control_message, model_message, plan_message, statistics_message
 from fedphd_ray.pruning.groups import count_macs
-from fedphd_ray.pruning.plan import uniform_plan
 from fedphd_ray.records import EdgeStatistics, RoundPlan
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.prune import groups_of
+from fedphd_ray.runtime.prune import pruned_shapes
 from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.parts import Part, named, num_params, shared
 from fedphd_ray.tensors import Layout
@@ -40,6 +39,7 @@ class Forecast:
         label_counts: int64 [num_clients, num_classes].
         dense: the network as configured.
         pruned: the network after pruning; the dense one if it is not pruned.
+        effective_ratio: share of the prunable channels that goes: whole channels, so it may be more than was asked for.
         bytes_by_hop: of the whole run.
         cloud_saving: against flat FedAvg with the same clients per round.
         syncs: number of aggregations at the cloud.
@@ -49,6 +49,7 @@ class Forecast:
     label_counts: NDArray[np.int64]
     dense: Network
     pruned: Network
+    effective_ratio: float
     bytes_by_hop: dict[str, int]
     cloud_saving: float
     syncs: int
@@ -70,19 +71,20 @@ def forecast(experiment: Experiment) -> Forecast:
     dense_net = build_unet(spec, device="meta")
     layout = Layout.of(dict(dense_net.named_parameters()))
     dense = Network(layout.num_params, count_macs(dense_net, spec.image_size, spec.channels))
-    layouts, pruned, num_channels = [layout], dense, 0
+    layouts, pruned, num_channels, ratio = [layout], dense, 0, 0.0
     if experiment.pruning.mode != "none":
-        plan = uniform_plan(groups_of(spec), experiment.pruning.ratio, version=1)
-        pruned_net = build_unet(spec, plan.shapes(layout.by_name), device="meta")
+        left = pruned_shapes(spec, experiment.pruning.ratio)
+        pruned_net = build_unet(spec, left.by_name, device="meta")
         layouts.append(Layout.of(dict(pruned_net.named_parameters())))
         macs = count_macs(pruned_net, spec.image_size, spec.channels)
-        pruned, num_channels = Network(layouts[-1].num_params, macs), plan.num_channels
+        pruned, num_channels, ratio = Network(layouts[-1].num_params, macs), left.num_channels, left.effective_ratio
     traffic = _Traffic(experiment, layouts, num_channels)
     bytes_by_hop, syncs = traffic.replay()
     return Forecast(
         label_counts=experiment.population.label_counts,
         dense=dense,
         pruned=pruned,
+        effective_ratio=ratio,
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, dense.params, bytes_by_hop),
         syncs=syncs,

@@ -1,5 +1,7 @@
 """Runs as processes of their own, and what they leave behind."""
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -7,9 +9,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 from federations import method
+
+from fedphd_ray import cli
 
 NAME = "fedphd with kept moments"
 TESTS = str(Path(__file__).parent)
@@ -68,3 +73,19 @@ def require_ended(pids: set[int]) -> None:
     while alive := {pid: command for pid in pids if (command := command_line(pid))}:
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
+
+
+def fedphd_in_process(*arguments: object, code: int = 0, cwd: Path | None = None) -> str:
+    """Runs a command as the console script does, in this process (imports take seconds in a new one); what it printed."""
+    said, found = io.StringIO(), 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(sys, "argv", ["fedphd", *map(str, arguments)]))
+        stack.enter_context(contextlib.chdir(cwd or Path.cwd()))
+        stack.enter_context(contextlib.redirect_stdout(said))
+        stack.enter_context(contextlib.redirect_stderr(said))
+        try:
+            cli.main()
+        except SystemExit as stop:
+            found = int(stop.code or 0)
+    assert found == code, f"exit code {found}\n{said.getvalue()}"
+    return said.getvalue()

@@ -4,19 +4,16 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from fedphd_ray.errors import DataError
+from fedphd_ray.sections import Section
 
 Indices = NDArray[np.int64]
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding
 
 
-class _Partition(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Iid(_Partition):
+class Iid(Section):
     """Random shares of (nearly) equal size."""
 
     name: Literal["iid"] = "iid"
@@ -27,7 +24,7 @@ class Iid(_Partition):
         return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
 
 
-class Classes(_Partition):
+class Classes(Section):
     """`classes_per_client` classes per client: the paper's label skew.
 
     Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and
@@ -67,7 +64,7 @@ class Classes(_Partition):
         return split
 
 
-class Dirichlet(_Partition):
+class Dirichlet(Section):
     """Label skew: each class is divided among the clients by shares ~ Dir(alpha) (Yurochkin et al. 2019, arXiv 1905.12022).
 
     Attributes:
@@ -90,7 +87,7 @@ class Dirichlet(_Partition):
         return _fill([np.concatenate(parts) for parts in clients], self.min_images, rng)
 
 
-class Quantity(_Partition):
+class Quantity(Section):
     """Size skew: clients' shares of all images ~ Dir(alpha), labels as they come.
 
     Attributes:

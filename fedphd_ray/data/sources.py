@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from sklearn.datasets import load_digits
 
 from fedphd_ray.data.partition import Classes, Partition
 from fedphd_ray.data.shapes import draw_shapes
+from fedphd_ray.sections import Section
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,13 @@ class ImageDataset:
         return sha.hexdigest()
 
 
-class DataConfig(BaseModel):
+class DataConfig(Section):
     """A data set and its division among clients.
 
     Attributes:
         num_clients: registered clients, N.
         partition: which image belongs to whom.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_clients: PositiveInt = 20
     partition: Partition = Classes()

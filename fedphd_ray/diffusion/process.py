@@ -9,15 +9,16 @@ from typing import Annotated, Self
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fedphd_ray.errors import ModelFileError
+from fedphd_ray.sections import Section
 
 SCHEDULER_FILE = "scheduler_config.json"
 
 
-class ProcessConfig(BaseModel):
+class ProcessConfig(Section):
     """Linear variance schedule; defaults are DDPM's.
 
     Attributes:
@@ -25,8 +26,6 @@ class ProcessConfig(BaseModel):
         beta_start: variance of the first step.
         beta_end: variance of the last step.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_timesteps: PositiveInt = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4

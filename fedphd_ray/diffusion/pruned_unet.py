@@ -15,11 +15,12 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.upsampling import Upsample2D
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedphd_ray.errors import ModelFileError
+from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Shape
 
 CONFIG_FILE = "config.json"
@@ -79,10 +80,8 @@ def load_unet(directory: str | Path) -> UNet2DModel:
 _FOREIGN = (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError, IndexError, KeyError)
 
 
-class _StoredConfig(BaseModel):
+class _StoredConfig(Section):
     """`config.json` as far as it is believed: the arguments of `UNet2DModel`, of known kinds and sane sizes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     class_name: Literal["UNet2DModel", "PrunedUNet2DModel"] = Field(alias="_class_name")
     format_version: Literal[1] = 1

@@ -8,11 +8,12 @@ from typing import Annotated, Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed
 from fedphd_ray.tensors import Shape
 
@@ -23,6 +24,7 @@ __all__ = [
     "UNetConfig",
     "UNetSpec",
     "activation_bytes",
+    "blind_blocks",
     "build_unet",
     "initial_state",
     "load_unet",
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 
-class UNetConfig(BaseModel):
+class UNetConfig(Section):
     """Widths and kinds of the layers; the image's size comes from the data.
 
     Attributes:
@@ -43,8 +45,6 @@ class UNetConfig(BaseModel):
         norm_eps: of every GroupNorm.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
     layers_per_block: Layers = 1
     groups: Size = 8
@@ -56,16 +56,36 @@ class UNetConfig(BaseModel):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if len(self.attention) != len(self.widths):
-            msg = f"attention: expected one true or false per level of widths, {len(self.widths)}, found {len(self.attention)}; "
-            raise ValueError(msg + "give both the same length")
+            raise ConfigError(
+                "model.attention",
+                expected=f"one true or false per level of widths, {len(self.widths)}",
+                found=str(len(self.attention)),
+                remedy="give both the same length",
+            )
         for width in self.widths:
             if width % self.groups:
-                msg = f"widths: expected multiples of groups ({self.groups}), found {width}; "
-                raise ValueError(msg + "change the width, or set groups to a divisor of all widths")
+                raise ConfigError(
+                    "model.widths",
+                    expected=f"multiples of groups ({self.groups})",
+                    found=str(width),
+                    remedy="change the width, or set groups to a divisor of all widths",
+                )
+            if width == self.groups:
+                raise ConfigError(
+                    "model.widths",
+                    expected=f"more channels than groups ({self.groups})",
+                    found=f"{width}: a norm of one channel subtracts its mean, which is all that the time step added, so the "
+                    "network could not tell one noise level from another",
+                    remedy=f"widen it, or set groups to a smaller divisor of the widths, {max(1, width // 2)} at most",
+                )
         for width in {w for w, attends in zip(self.widths, self.attention, strict=True) if attends} | {self.widths[-1]}:
             if width % self.head_dim:
-                msg = f"widths: expected multiples of head_dim ({self.head_dim}) where there is attention (the last level always "
-                raise ValueError(msg + f"has it), found {width}; change the width, or set head_dim to a divisor of it")
+                raise ConfigError(
+                    "model.widths",
+                    expected=f"multiples of head_dim ({self.head_dim}) where there is attention (the last level always has it)",
+                    found=str(width),
+                    remedy="change the width, or set head_dim to a divisor of it",
+                )
         return self
 
 
@@ -126,6 +146,19 @@ def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, dev
 def parameter_shapes(spec: UNetSpec) -> Mapping[str, Shape]:
     """Parameter name -> shape of the dense network, in the order of its state."""
     return MappingProxyType(stock_shapes(spec.stock_kwargs()))
+
+
+def blind_blocks(spec: UNetSpec, shapes: Mapping[str, Shape]) -> list[str]:
+    """Residual blocks of these shapes that cannot see the time step.
+
+    Its embedding is added to each channel before `norm2`, the same everywhere in the image; a norm of one channel per group
+    subtracts each channel's mean, and the embedding with it.
+    """
+    return [
+        name.removesuffix(".norm2.weight")
+        for name, shape in shapes.items()
+        if name.endswith(".norm2.weight") and shape[0] == spec.config.groups
+    ]
 
 
 def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientState, LocalOrder
+from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
@@ -21,7 +22,7 @@ from fedphd_ray.tensors import as_numpy, as_tensor
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class LocalConfig(BaseModel):
+class LocalConfig(Section):
     """What every client does in its round.
 
     Attributes:
@@ -40,8 +41,6 @@ class LocalConfig(BaseModel):
         precision: `bfloat16` runs the network in mixed precision (torch's autocast); parameters, gradients, optimiser and updates
             stay float32.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from fedphd_ray.records import Block, EdgeStatistics, Population, RoundPlan
+from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
 
 
-class ScheduleConfig(BaseModel):
+class ScheduleConfig(Section):
     """Length of the run and size of the cohorts.
 
     Attributes:
@@ -20,22 +21,18 @@ class ScheduleConfig(BaseModel):
             the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
     block_size: PositiveInt = 5
 
 
-class HierarchyConfig(BaseModel):
+class HierarchyConfig(Section):
     """The tiers.
 
     Attributes:
         num_edges: edge servers, M; 0 makes the federation flat: clients speak with the cloud itself.
         cloud_period: the cloud aggregates every so many rounds, r_g.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_edges: NonNegativeInt = 2
     cloud_period: PositiveInt = 5

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor
+
+from fedphd_ray.sections import Section
 
 MOMENTUM, SECOND_MOMENT = "server_momentum", "server_second_moment"
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class FedAvgM(BaseModel):
+class FedAvgM(Section):
     """v <- beta v + delta; x <- x + eta v. With beta = 0 and eta = 1 the aggregate is taken as it is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["fedavgm"] = "fedavgm"
     momentum: Decay = 0.9
@@ -30,7 +30,7 @@ class FedAvgM(BaseModel):
         return velocity * self.learning_rate, {MOMENTUM: velocity}
 
 
-class FedAdam(BaseModel):
+class FedAdam(Section):
     """m <- b1 m + (1 - b1) delta; v <- b2 v + (1 - b2) delta^2; x <- x + eta m / (sqrt(v) + tau). No bias correction (the paper).
 
     Attributes:
@@ -40,8 +40,6 @@ class FedAdam(BaseModel):
         tau: adaptivity; where changes are much smaller than it, the step is eta / tau times the change. Not below 1e-4:
             parameters that hardly move would jump by eta.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["fedadam"] = "fedadam"
     momentum: Decay = 0.9

@@ -157,11 +157,16 @@ def kept_per_block(group: ChannelGroup, ratio: float) -> int:
     if kept == 0:
         raise PruningError(
             "pruning.ratio",
-            expected=f"at most {1.0 - 1.0 / group.block:.4g}, so that each block of {group.block} channels keeps one",
+            expected=f"at most {largest_ratio(group.block, 1):g}, so that each block of {group.block} channels keeps one",
             found=f"{ratio}, which leaves nothing of {group.name}",
             remedy="lower the ratio, or make the network wider or its norm groups fewer",
         )
     return kept
+
+
+def largest_ratio(block: int, least: int) -> float:
+    """The largest ratio, rounded down to four digits, with which each block of so many channels keeps the least number."""
+    return math.floor(10_000 * (block - least) / block) / 10_000
 
 
 def make_plan(

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from fedphd_ray.sections import Section
 
 
-class PruningConfig(BaseModel):
+class PruningConfig(Section):
     """One-shot structured pruning at the cloud.
 
     Attributes:
@@ -17,8 +19,6 @@ class PruningConfig(BaseModel):
         penalty: `channel` is the sum of L2 norms of output channels (the paper's intention), `layer` one norm per layer (the
             authors' code).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["none", "at_init", "prune", "sparse_then_prune"] = "none"
     round: PositiveInt | None = None

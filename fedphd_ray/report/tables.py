@@ -21,6 +21,8 @@ def print_forecast(console: Console, forecast: Forecast, rounds: int, placement:
         network.add_column(column, justify="left" if not column else "right")
     for label, dense, pruned in _sizes(forecast.dense, forecast.pruned):
         network.add_row(label, f"{dense:,}", f"{pruned:,}", text.percent(1 - pruned / dense))
+    if forecast.pruned != forecast.dense:
+        network.add_row("channels that can go", "", "", text.percent(forecast.effective_ratio))
     console.print(network)
     console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {rounds} rounds, {forecast.syncs} synchronisations"))
     console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)

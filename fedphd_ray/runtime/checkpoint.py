@@ -21,6 +21,7 @@ from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.state import RunState, keep_all
 from fedphd_ray.runtime.state_files import from_bytes, to_bytes
 from fedphd_ray.runtime.storage import Storage
+from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 
@@ -28,7 +29,7 @@ SCHEMA = 5
 CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
 
 
-class CheckpointConfig(BaseModel):
+class CheckpointConfig(Section):
     """When the state is saved.
 
     Attributes:
@@ -36,8 +37,6 @@ class CheckpointConfig(BaseModel):
         keep: checkpoints kept; older ones go only when the new one is safe.
         path: a folder or a URI (s3://, gs://, ...) of this run alone; null for `checkpoints/` in the run directory.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: NonNegativeInt = 10
     keep: PositiveInt = 3

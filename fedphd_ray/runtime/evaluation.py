@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
@@ -18,13 +18,14 @@ from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.backend import Backend, Handle
 from fedphd_ray.runtime.client_host import SampleChunk
+from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, with_private_parts
 from fedphd_ray.tensors import as_numpy, as_tensor
 
 GRID_IMAGES = 80
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Section):
     """When and how the global model is judged.
 
     Attributes:
@@ -34,8 +35,6 @@ class EvaluationConfig(BaseModel):
         chunk_size: images per batch of the sampler; belongs to the experiment, because a batch's noise is one draw.
         num_clients: where clients keep parts of the model, so many clients' models are judged, and figures are their means.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: NonNegativeInt = 20
     num_samples: Annotated[int, Field(ge=2)] = 1000

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fedphd_ray.data.partition import label_counts
 from fedphd_ray.data.sources import ImageDataset
@@ -23,11 +23,12 @@ from fedphd_ray.runtime.evaluation import EvaluationConfig
 from fedphd_ray.runtime.failures import FailureConfig
 from fedphd_ray.runtime.faults import FaultScript
 from fedphd_ray.runtime.placement import Demand, RuntimeConfig
+from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(Section):
     """What the cloud does with the aggregated model.
 
     Attributes:
@@ -35,8 +36,6 @@ class ServerConfig(BaseModel):
             then what is judged and delivered. 0 keeps none (the paper).
         optimizer: how the cloud steps along what an aggregation changes; null takes the aggregate as it is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ema_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
     optimizer: ServerOptimizer | None = None

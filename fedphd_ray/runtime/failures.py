@@ -1,18 +1,21 @@
 """What a run does about failures. Pure: decided here, acted on by whoever drives the round."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt
 
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.records import ClientReport
 from fedphd_ray.runtime.dispatch import Unit, single_clients
+from fedphd_ray.sections import Section
 from fedphd_ray.topology import client_name
 
 
-class FailureConfig(BaseModel):
+class FailureConfig(Section):
     """What a run endures.
 
     A host, an edge or a node that dies changes no bit: its part is done again. A client that fails for good is left out of its
@@ -25,10 +28,8 @@ class FailureConfig(BaseModel):
         max_rollbacks: times that a run may go back to its last checkpoint, where a lost node took models with it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     client_retries: NonNegativeInt = 2
-    client_timeout_seconds: PositiveFloat | None = None
+    client_timeout_seconds: Annotated[float, Field(gt=0, le=1e7)] | None = None
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     max_rollbacks: NonNegativeInt = 3
 
@@ -47,6 +48,14 @@ def after_a_death(units: Sequence[Unit], costs: Mapping[int, float], client_retr
     return [unit for unit in alone if unit.attempt <= client_retries], [unit for unit in alone if unit.attempt > client_retries]
 
 
+def least_updates(quorum: float, clients: int) -> int:
+    """Updates of so many clients that a quorum asks for.
+
+    A share is meant as it is written, in decimals: 0.28 of 25 is 7, which it is not in binary.
+    """
+    return math.ceil(Fraction(str(quorum)) * clients)
+
+
 def require_quorum(config: FailureConfig, round: int, reports: Sequence[ClientReport]) -> None:
     """Stops a run whose round has lost too many clients.
 
@@ -55,7 +64,7 @@ def require_quorum(config: FailureConfig, round: int, reports: Sequence[ClientRe
     """
     failed = [report for report in reports if report.failure]
     good = len(reports) - len(failed)
-    if good < config.quorum * len(reports):
+    if good < least_updates(config.quorum, len(reports)):
         reasons = "".join(f"\n  {client_name(report.client)}: {first_line(report.failure)}" for report in failed)
         raise RunFailedError(
             f"round {round}: {good} of {len(reports)} clients sent an update, failures.quorum = {config.quorum:g} asks for more:"

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.sections import Section
 
 
 class InjectedFaultError(RuntimeError):
     """What a client with the fault `exception` raises."""
 
 
-class Fault(BaseModel):
+class Fault(Section):
     """Something that goes wrong, once, in one round.
 
     Attributes:
@@ -28,8 +29,6 @@ class Fault(BaseModel):
             waits between two steps, `hang` for ever; `kill` ends its host's process. Hosts and edges can be killed only.
         times: that a client's fault strikes, when its training is tried again in the same round.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     round: PositiveInt
     client: NonNegativeInt | None = None

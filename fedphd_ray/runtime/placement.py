@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from fedphd_ray.errors import ResourceError
+from fedphd_ray.errors import ConfigError, ResourceError
+from fedphd_ray.sections import Section
 
 HOST_BASE_BYTES = 460 * 2**20
 """A host process before its first client, measured (docs/performance.md); models, data and activations come on top."""
@@ -15,7 +16,11 @@ MODELS_PER_HOST = 8
 """Vectors as long as the model: weights, gradients, two moments, an update, a sum, and what comes in and goes out."""
 
 
-class RuntimeConfig(BaseModel):
+Seconds = Annotated[float, Field(gt=0, le=1e7)]
+"""A deadline: four months at most, which every timer can count."""
+
+
+class RuntimeConfig(Section):
     """Where rounds run. None of it changes a result, except `threads_per_host` (sums inside operators depend on it), the kind of
     device, and a GPU that is not `deterministic`.
 
@@ -35,19 +40,29 @@ class RuntimeConfig(BaseModel):
         round_timeout_seconds: deadline for one round, and for drawing one set of samples.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     backend: Literal["ray", "local"] = "ray"
     placement: Literal["auto", "dedicated", "pooled"] = "auto"
     hosts: PositiveInt | Literal["auto"] = "auto"
-    cpus_per_host: PositiveFloat = 1.0
-    gpus_per_host: Annotated[float, Field(ge=0)] = 0.0
+    cpus_per_host: Annotated[float, Field(ge=1e-4, le=10_000)] = 1.0
+    gpus_per_host: Annotated[float, Field(ge=0, le=64)] = 0.0
     threads_per_host: PositiveInt = 1
     deterministic: bool = True
-    client_state_gib: PositiveFloat = 4.0
+    client_state_gib: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     max_replacements: NonNegativeInt = 10
-    start_timeout_seconds: PositiveFloat = 180.0
-    round_timeout_seconds: PositiveFloat = 3600.0
+    start_timeout_seconds: Seconds = 180.0
+    round_timeout_seconds: Seconds = 3600.0
+
+    @model_validator(mode="after")
+    def _whole_gpus_or_a_share(self) -> Self:
+        gpus = self.gpus_per_host
+        if 0 < gpus < 1e-4 or (gpus > 1 and gpus != int(gpus)):
+            raise ConfigError(
+                "runtime.gpus_per_host",
+                expected="a whole number of GPUs, or a share below 1 (0.0001 at least)",
+                found=f"{gpus:g}",
+                remedy="Ray gives out GPUs whole, or shares of one of them",
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """One-shot pruning of the cloud's model: which channels go."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
-from fedphd_ray.diffusion.unet import UNetSpec, build_unet
+from fedphd_ray.diffusion.unet import UNetSpec, blind_blocks, build_unet, parameter_shapes
+from fedphd_ray.errors import PruningError
 from fedphd_ray.pruning.groups import ChannelGroup, channel_groups
-from fedphd_ray.pruning.plan import PrunePlan, make_plan
+from fedphd_ray.pruning.plan import PrunePlan, largest_ratio, make_plan, uniform_plan
 from fedphd_ray.records import Payload
-from fedphd_ray.tensors import as_tensor
+from fedphd_ray.tensors import Shape, as_tensor
 
 
 @lru_cache(maxsize=8)
@@ -19,3 +22,42 @@ def plan_pruning(spec: UNetSpec, model: Payload, ratio: float) -> PrunePlan:
     """The plan for a dense model: in every group of coupled channels, those of largest group norm stay."""
     assert model.version == 0, "a model is pruned once"
     return make_plan(groups_of(spec), model.layout.views(as_tensor(model.vector)), ratio, version=model.version + 1)
+
+
+@dataclass(frozen=True)
+class PrunedShapes:
+    """What pruning leaves of a network, known before there are weights.
+
+    Attributes:
+        by_name: parameter name -> shape.
+        num_channels: prunable channels, the length of a plan.
+        effective_ratio: share of them that goes: whole channels go from every block, so it is at least the ratio asked for.
+    """
+
+    by_name: Mapping[str, Shape]
+    num_channels: int
+    effective_ratio: float
+
+
+@lru_cache(maxsize=32)
+def pruned_shapes(spec: UNetSpec, ratio: float) -> PrunedShapes:
+    """The shapes that every plan of this ratio leaves.
+
+    Raises:
+        PruningError: it would empty a layer, or leave a residual block that cannot see the time step.
+    """
+    plan = uniform_plan(groups_of(spec), ratio, version=1)
+    shapes = plan.shapes(parameter_shapes(spec))
+    if blind := blind_blocks(spec, shapes):
+        block = min(spec.config.widths) // spec.config.groups
+        bound = largest_ratio(block, 2)
+        raise PruningError(
+            "pruning.ratio",
+            expected=f"at most {bound:g}, so that each norm of {block} channels keeps two"
+            if bound > 0
+            else "norms of three channels or more, so that two can stay",
+            found=f"{ratio}, which leaves one in {len(blind)} residual blocks, among them {blind[0]}: such a norm subtracts all "
+            "that the time step added, and the network could not tell one noise level from another",
+            remedy="lower the ratio, make the network wider, or set model.groups to a smaller divisor of the widths",
+        )
+    return PrunedShapes(shapes, plan.num_channels, plan.effective_ratio)

@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from fedphd_ray.records import EdgeStatistics, Population
+from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, whole
 from fedphd_ray.tensors import Layout
 
@@ -110,7 +110,7 @@ class Aggregate:
     num_clients: int
 
 
-class Strategy(BaseModel):
+class Strategy(Section):
     """Hooks of a federated method; subclasses are their own configuration.
 
     Attributes:
@@ -121,8 +121,6 @@ class Strategy(BaseModel):
         looks_inside: its loss hooks into the network, which can therefore not be compiled.
         flat_only: the server steps after every round, so that there can be no edges.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shares_label_statistics: ClassVar[bool] = False
     sends_control: ClassVar[bool] = False

@@ -5,15 +5,17 @@ is a choice of its own (`pruning` in the configuration) and combines with other 
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat
+from pydantic import Field
 
 from fedphd_ray.records import EdgeStatistics, Population, distribution
 from fedphd_ray.strategies.base import Strategy
 from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities
+
+Images = Annotated[float, Field(ge=0, le=1e15)]  # far beyond any data set, and no sum of them overflows
 
 
 class FedPhD(Strategy):
@@ -32,9 +34,9 @@ class FedPhD(Strategy):
     shares_label_statistics: ClassVar[bool] = True
 
     name: Literal["fedphd"] = "fedphd"
-    selection_balance: NonNegativeFloat | Literal["auto"] = "auto"
-    balance: NonNegativeFloat | Literal["auto"] = "auto"
-    offset: float = 0.0
+    selection_balance: Images | Literal["auto"] = "auto"
+    balance: Images | Literal["auto"] = "auto"
+    offset: Annotated[float, Field(ge=-1e15, le=1e15)] = 0.0
     knowledge: Literal["snapshot", "sequential"] = "snapshot"
     edge_samples: Literal["last_round", "accumulated"] = "last_round"
 

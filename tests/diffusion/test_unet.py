@@ -113,23 +113,24 @@ def test_initial_states_follow_the_seed_and_nothing_else():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"attention": (True,)}, ["attention", "2", "found 1", "same length"]),
-        ({"groups": 3}, ["widths", "groups", "(3)", "found 8"]),
-        ({"head_dim": 5}, ["widths", "head_dim", "(5)", "found 16"]),
-        ({"attention": (True, False), "head_dim": 16}, ["head_dim", "(16)", "found 8"]),
+        ({"attention": (True,)}, ["attention", "2", "found:    1", "same length"]),
+        ({"groups": 8}, ["more channels than groups (8)", "4 at most"]),
+        ({"groups": 3}, ["widths", "groups", "(3)", "found:    8"]),
+        ({"head_dim": 5}, ["widths", "head_dim", "(5)", "found:    16"]),
+        ({"attention": (True, False), "head_dim": 16}, ["head_dim", "(16)", "found:    8"]),
         ({"dropout": 1.0}, ["dropout"]),
         ({"width": 3}, ["width"]),
     ],
 )
 def test_impossible_networks_are_refused_with_the_key(change, words):
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises((ValidationError, ConfigError)) as caught:
         UNetConfig.model_validate(TINY.config.model_dump() | change)
     assert all(word in str(caught.value) for word in words)
 
 
 def test_images_must_halve_at_every_level():
     with pytest.raises(ConfigError, match="divisible by 4"):
-        UNetSpec(UNetConfig(widths=(8, 8, 8), attention=(False,) * 3), image_size=10, channels=1)
+        UNetSpec(UNetConfig(widths=(8, 8, 8), attention=(False,) * 3, groups=4), image_size=10, channels=1)
 
 
 @pytest.fixture(scope="module")

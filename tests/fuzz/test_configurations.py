@@ -7,7 +7,8 @@ from federations import METHODS, TINY, federate
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from fedphd_ray.config import Config, _all_keys, parse_config
+from fedphd_ray.config import Config, parse_config
+from fedphd_ray.config_messages import _all_keys
 from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.forecast import forecast
 
@@ -20,7 +21,7 @@ VALUES = st.one_of(
     SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(st.sampled_from(["name", "alpha", "x"]), SCALARS, max_size=2)
 )
 # Compiling takes minutes, and where rounds run is not what is tried here.
-KEYS = [key for key in sorted(set(_all_keys())) if not key.startswith("runtime.") and key != "local.compile"]
+KEYS = [key for key in sorted(set(_all_keys(Config))) if not key.startswith("runtime.") and key != "local.compile"]
 MISSPELT = ["schedule.round", "strategy.mu.x", "optimizer", "model.width", "data"]
 QUICK = {
     "schedule.rounds": 3,

@@ -1,21 +1,18 @@
 """The commands as a person uses them: real processes, real files, exit codes and messages."""
 
-import contextlib
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from federations import TINY, federate
 from PIL import Image
+from processes import fedphd_in_process as fedphd
 
-from fedphd_ray import cli
 from fedphd_ray.config import load_config
 from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.tensors import digest
@@ -33,22 +30,6 @@ LEDGER_COLUMNS = {
     "sim_seconds": "double",
     "attempt": "int32",
 }
-
-
-def fedphd(*arguments: object, code: int = 0, cwd: Path | None = None) -> str:
-    """Runs a command as the console script does, in this process (imports take seconds in a new one); what it printed."""
-    said, found = io.StringIO(), 0
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(patch.object(sys, "argv", ["fedphd", *map(str, arguments)]))
-        stack.enter_context(contextlib.chdir(cwd or Path.cwd()))
-        stack.enter_context(contextlib.redirect_stdout(said))
-        stack.enter_context(contextlib.redirect_stderr(said))
-        try:
-            cli.main()
-        except SystemExit as stop:
-            found = int(stop.code or 0)
-    assert found == code, f"exit code {found}\n{said.getvalue()}"
-    return said.getvalue()
 
 
 def fedphd_process(*arguments: object, code: int = 0, cwd: Path | None = None, **env: str) -> str:

@@ -1,6 +1,7 @@
 """What a run does about failures, by the script of faults: bits stay where nobody was left out; who was, is named."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import pytest
 from federations import Outcome, federate, method, reference, tiny
@@ -12,7 +13,7 @@ from fedphd_ray.errors import ConfigError, RunFailedError
 from fedphd_ray.records import ClientReport
 from fedphd_ray.runtime.actor_pool import ActorPool
 from fedphd_ray.runtime.dispatch import Unit
-from fedphd_ray.runtime.failures import FailureConfig, after_a_death, require_quorum
+from fedphd_ray.runtime.failures import FailureConfig, after_a_death, least_updates, require_quorum
 from fedphd_ray.runtime.placement import Placement
 from fedphd_ray.runtime.ray_backend import RayBackend
 
@@ -134,10 +135,16 @@ def test_after_a_death_every_client_is_tried_or_left_out_once(sizes: Sequence[in
     }
 
 
+@given(st.integers(1, 100), st.integers(0, 100))
+def test_a_quorum_is_meant_in_decimals(clients: int, percent: int) -> None:
+    """0.28 of 25 clients are 7, though 0.28 * 25 is more in binary."""
+    assert least_updates(percent / 100, clients) == -(-percent * clients // 100)
+
+
 @given(st.integers(0, 20), st.integers(0, 20), st.floats(0.01, 1.0))
 def test_a_quorum_is_a_share(good: int, bad: int, quorum: float) -> None:
     reports = [ClientReport(client, 0, 0.0, 1, 1, 1, "why\nTraceback" if client < bad else "") for client in range(good + bad)]
-    if good >= quorum * (good + bad):
+    if good >= Fraction(str(quorum)) * (good + bad):
         require_quorum(FailureConfig(quorum=quorum), 1, reports)
     else:
         with pytest.raises(RunFailedError, match=f"{good} of {good + bad} clients"):

@@ -1,0 +1,76 @@
+"""Files that may come from a stranger: regular files of a sane size, read whole; and writes that follow no link of his."""
+
+import os
+import stat
+from pathlib import Path
+
+MIB = 2**20
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file.
+
+    A pipe or a device would be read without an end, a huge (perhaps sparse) file would fill the memory: both are looked at first.
+
+    Raises:
+        OSError: there is no such file, it is no regular file, or it is larger than `most_bytes`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path.name} is {_kind(status.st_mode)}, not a file")
+        if status.st_size > most_bytes:
+            raise OSError(f"{path.name} has {status.st_size:,} bytes, more than the {most_bytes:,} that it may have")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(most_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """A text file.
+
+    Raises:
+        OSError: see `read_regular`; or it is not UTF-8.
+    """
+    try:
+        return read_regular(path, most_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise OSError(f"{path.name} is not text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})") from None
+
+
+def refuse_links(directory: Path) -> None:
+    """Sees that nothing in a directory leads out of it: what is written there must not land elsewhere.
+
+    The directory itself may be a link, or lie behind one: that was its owner's choice.
+
+    Raises:
+        OSError: something in it is a symbolic link, or neither file nor folder.
+    """
+    pending = [directory]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise OSError(f"{entry.path} is a symbolic link")
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    raise OSError(f"{entry.path} is {_kind(entry.stat(follow_symlinks=False).st_mode)}, not a file")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file beside, syncs it and renames it: it is seen whole or not at all, and no link is followed."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a symbolic link"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
