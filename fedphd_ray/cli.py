@@ -128,7 +128,7 @@ def sample(
     from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
     from fedphd_ray.generate import generate  # noqa: PLC0415
 
-    images = generate(model_dir, num, seed, steps)
+    images = generate(model_dir, num, seed, steps, _say)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_grid(images, out, columns=min(10, num))
@@ -140,7 +140,10 @@ def sample(
 @app.command()
 def evaluate(
     model_dir: ModelDir,
-    data: Annotated[str, typer.Option(metavar="NAME|CONFIG", help="`digits`, or the YAML file of an experiment.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|CONFIG", help="`digits`, or an experiment's YAML file; default: the run's own."),
+    ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
@@ -148,7 +151,7 @@ def evaluate(
     """Quality figures of a saved model: FID, KID, classes of its samples."""
     from fedphd_ray.generate import judge  # noqa: PLC0415
 
-    quality = judge(model_dir, data, num_samples, seed, steps)
+    quality = judge(model_dir, data, num_samples, seed, steps, _say)
     drawn = f"{quality.num_samples} samples, {quality.steps} steps, {quality.sampler}"
     _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({drawn})")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))

@@ -10,7 +10,6 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
-from fedphd_ray.config_messages import explained, shown
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
@@ -28,6 +27,7 @@ from fedphd_ray.runtime.prune import pruned_shapes
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
+from fedphd_ray.validation import explained, shown
 from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 

@@ -18,7 +18,20 @@ LAYERS = {
     "runtime": 4,
     "surface": 5,
 }
-GROUND = {"errors", "files", "memory", "records", "sections", "seeds", "tensors", "threads", "topology", "yaml_files", "__init__"}
+GROUND = {
+    "errors",
+    "files",
+    "memory",
+    "records",
+    "sections",
+    "seeds",
+    "tensors",
+    "threads",
+    "topology",
+    "validation",
+    "yaml_files",
+    "__init__",
+}
 BLIND = {"data", "diffusion", "pruning"}
 """Rooms of one layer that must not know one another."""
 

@@ -7,11 +7,13 @@ factors through fewer columns: with its singular value decomposition U S V^T, th
 *learned* time embedding, and `linear_1.weight` is multiplied by V. Whether that is exact is measured, every time.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -23,6 +25,7 @@ from fedphd_ray.diffusion.pruned_unet import PrunedUNet2DModel, stock_shapes
 from fedphd_ray.diffusion.unet import UNetSpec
 from fedphd_ray.seeds import Purpose, torch_generator
 
+PROBES = 8  # time steps, evenly from the first to the last, at which outputs are compared
 TOLERANCE = 1e-5  # float32 rounding through the whole network leaves about 1e-6
 
 _TABLE = "time_proj.weight"
@@ -45,7 +48,7 @@ class StockExport:
     max_difference: float
 
 
-def export_stock(model: UNet2DModel, spec: UNetSpec, *, num_timesteps: int = 1000) -> StockExport:
+def export_stock(model: UNet2DModel, spec: UNetSpec, *, num_timesteps: int) -> StockExport:
     """The same function as a stock `UNet2DModel`, if there is one, and only if its outputs agree to 1e-5.
 
     Args:
@@ -69,8 +72,11 @@ def export_stock(model: UNet2DModel, spec: UNetSpec, *, num_timesteps: int = 100
     return StockExport(narrow, "", difference)
 
 
-def save_pipeline(directory: str | Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> None:
-    """Writes what `diffusers.DDIMPipeline.from_pretrained(directory)` opens: model_index.json, unet/, scheduler/.
+def save_pipeline(directory: Path, unet: UNet2DModel, scheduler: DDIMScheduler) -> str:
+    """Writes what `diffusers.DDIMPipeline.from_pretrained(directory)` opens, and tries it: model_index.json, unet/, scheduler/.
+
+    Returns:
+        Empty, or why the pipeline draws no image; there is no pipeline then.
 
     Args:
         directory: may exist; other files in it stay.
@@ -80,6 +86,19 @@ def save_pipeline(directory: str | Path, unet: UNet2DModel, scheduler: DDIMSched
     assert not isinstance(unet, PrunedUNet2DModel), "only stock networks open without this program"
     pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)  # type: ignore[arg-type]  # mypy sees a dummy of the scheduler
     pipeline.save_pretrained(directory, safe_serialization=True)
+    try:
+        opened = DDIMPipeline.from_pretrained(directory, local_files_only=True)
+        opened.set_progress_bar_config(disable=True)
+        steps = min(3, scheduler.config["num_train_timesteps"])
+        generator = torch_generator(0, Purpose.SAMPLING, 1)
+        (images,) = opened(generator=generator, num_inference_steps=steps, output_type="np", return_dict=False)
+        failure = "" if np.isfinite(np.asarray(images)).all() else "it draws what is not finite"
+    except Exception as error:  # whatever stock diffusers raises is the reason
+        failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if failure:
+        (directory / "model_index.json").unlink()
+        shutil.rmtree(directory / "unet")
+    return failure
 
 
 def _narrow_kwargs(model: PrunedUNet2DModel, spec: UNetSpec, num_timesteps: int) -> dict[str, object] | str:
@@ -108,13 +127,16 @@ def _narrow_kwargs(model: PrunedUNet2DModel, spec: UNetSpec, num_timesteps: int)
 def _narrow_model(model: PrunedUNet2DModel, kwargs: dict[str, object], num_timesteps: int) -> UNet2DModel:
     with torch.device("meta"):
         narrow: UNet2DModel = UNet2DModel(**kwargs)
-    columns = narrow.time_proj.embedding_dim
+    columns: int = narrow.time_proj.embedding_dim  # type: ignore[assignment]
     device = model.conv_in.weight.device
     sinusoids = model.time_proj(torch.arange(num_timesteps, device=device)).double()
     left, singular, right = torch.linalg.svd(sinusoids, full_matrices=False)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    state[_TABLE] = (left * singular)[:, :columns].float().contiguous()
-    state[_FIRST_LAYER] = (state[_FIRST_LAYER].double() @ right[:columns].T).float().contiguous()
+    # Of fewer time steps than columns there are fewer singular values: the other columns are zero.
+    missing = (0, max(0, columns - len(singular)))
+    table, back = nn.functional.pad(left * singular, missing), nn.functional.pad(right.T, missing)
+    state[_TABLE] = table[:, :columns].float().contiguous()
+    state[_FIRST_LAYER] = (state[_FIRST_LAYER].double() @ back[:, :columns]).float().contiguous()
     narrow.load_state_dict(state, assign=True)
     narrow.eval()
     return narrow
@@ -126,7 +148,7 @@ def _largest_difference(model: UNet2DModel, other: UNet2DModel, spec: UNetSpec, 
     generator = torch_generator(0, Purpose.SAMPLING)
     differences = []
     with _evaluating(model):
-        for step in (0, 1, num_timesteps // 2, num_timesteps - 1):
+        for step in sorted({round(share * (num_timesteps - 1) / PROBES) for share in range(PROBES + 1)}):
             image = torch.randn(1, spec.channels, spec.image_size, spec.image_size, generator=generator)
             inputs = image.to(model.conv_in.weight.device), torch.tensor([step], device=model.conv_in.weight.device)
             differences.append(_output(model, *inputs).sub(_output(other, *inputs)).abs().max())

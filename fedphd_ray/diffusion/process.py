@@ -3,19 +3,26 @@
 Ho, Jain, Abbeel: "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239). The tables are diffusers'.
 """
 
+import json
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from fedphd_ray.errors import ModelFileError
+from fedphd_ray.errors import ConfigError, ModelFileError
+from fedphd_ray.files import MIB, read_text
 from fedphd_ray.sections import Section
+from fedphd_ray.validation import in_short
 
 SCHEDULER_FILE = "scheduler_config.json"
+
+
+Timesteps = Annotated[int, Field(ge=1, le=100_000)]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ProcessConfig(Section):
@@ -27,15 +34,49 @@ class ProcessConfig(Section):
         beta_end: variance of the last step.
     """
 
-    num_timesteps: PositiveInt = 1000
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    num_timesteps: Timesteps = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
 
     @model_validator(mode="after")
     def _noise_grows(self) -> Self:
         if self.beta_end < self.beta_start:
-            raise ValueError(f"beta_end ({self.beta_end}) must not be smaller than beta_start ({self.beta_start})")
+            raise ConfigError(
+                "process.beta_end",
+                expected=f"beta_start = {self.beta_start:g} at least: noise grows",
+                found=f"{self.beta_end:g}",
+            )
+        signal, noise = self.alphas_cumprod().sqrt(), (1 - self.alphas_cumprod()).sqrt()
+        if not float(noise[0]) > 0:
+            raise ConfigError(
+                "process.beta_start",
+                expected="at least 1e-7: the sampler divides by the noise of the first step, which float32 must tell from none",
+                found=f"{self.beta_start:g}",
+            )
+        if not float(signal[-1]) > 1e-15:
+            raise ConfigError(
+                "process",
+                expected="something of the image to be left at the last time step: the sampler divides by it",
+                found=f"a share of {float(signal[-1]):.0e} after {self.num_timesteps} steps",
+                remedy="lower process.beta_end or process.num_timesteps",
+            )
         return self
+
+    def alphas_cumprod(self) -> Tensor:
+        """Products of 1 - beta up to each time step, float32 [T]."""
+        products: Tensor = DDPMScheduler(**self.arguments()).alphas_cumprod
+        return products
+
+    def arguments(self) -> dict[str, object]:
+        """For diffusers' schedulers."""
+        return {
+            "num_train_timesteps": self.num_timesteps,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "beta_schedule": "linear",
+            "prediction_type": "epsilon",
+            "clip_sample": True,
+        }
 
 
 class NoiseProcess:
@@ -43,7 +84,7 @@ class NoiseProcess:
 
     def __init__(self, config: ProcessConfig) -> None:
         self.config = config
-        alpha_bar = DDPMScheduler(**self._arguments()).alphas_cumprod
+        alpha_bar = config.alphas_cumprod()
         self._tables = {torch.device("cpu"): torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])}
 
     def loss(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -76,7 +117,7 @@ class NoiseProcess:
         The pipeline recomputes the noise after clipping only if called with `use_clipped_model_output=True`, and its time steps
         are those of this project only where the number of steps divides T.
         """
-        scheduler: DDIMScheduler = DDIMScheduler(**self._arguments(), timestep_spacing="trailing", set_alpha_to_one=True)
+        scheduler: DDIMScheduler = DDIMScheduler(**self.config.arguments(), timestep_spacing="trailing", set_alpha_to_one=True)
         return scheduler
 
     def _table(self, device: torch.device) -> Tensor:
@@ -85,41 +126,66 @@ class NoiseProcess:
             self._tables[device] = self._tables[torch.device("cpu")].to(device)
         return self._tables[device]
 
-    def _arguments(self) -> dict[str, object]:
-        return {
-            "num_train_timesteps": self.config.num_timesteps,
-            "beta_start": self.config.beta_start,
-            "beta_end": self.config.beta_end,
-            "beta_schedule": "linear",
-            "prediction_type": "epsilon",
-            "clip_sample": True,
-        }
 
+def load_process(directory: Path) -> NoiseProcess | None:
+    """The process that a saved model was trained with, from the scheduler that lies with it; None where there is none.
 
-def load_process(directory: Path) -> NoiseProcess:
-    """The process that a saved model was trained with, from its `scheduler/` below a model or a run directory; else DDPM's.
+    Args:
+        directory: a run directory, a model, a diffusers pipeline, or the `unet/` folder of one.
 
     Raises:
         ModelFileError: the file is unreadable, or describes a process that this module does not have.
     """
-    for folder in (directory / "scheduler", directory / "model" / "scheduler"):
-        if (folder / SCHEDULER_FILE).is_file():
-            return NoiseProcess(_read_config(folder))
-    return NoiseProcess(ProcessConfig())
+    folders = [directory / "scheduler", directory / "model" / "scheduler", directory]
+    if directory.resolve().name == "unet":
+        folders.append(directory.resolve().parent / "scheduler")
+    for folder in folders:
+        if (folder / SCHEDULER_FILE).exists():
+            return NoiseProcess(_read_config(folder / SCHEDULER_FILE))
+    return None
 
 
-def _read_config(folder: Path) -> ProcessConfig:
+class _StoredScheduler(Section):
+    """A diffusers scheduler, as far as it describes the noise process and what is predicted.
+
+    What only says how to sample (spacing of the steps, the last step, the variance of a stochastic step) is read and not used:
+    the sampler here is its own. Whatever else changes images is refused unless it has the one value that this process has.
+    """
+
+    class_name: Literal["DDIMScheduler", "DDPMScheduler"] = Field(alias="_class_name")
+    num_train_timesteps: Timesteps = 1000
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
+    beta_schedule: Literal["linear"] = "linear"
+    prediction_type: Literal["epsilon"] = "epsilon"
+    trained_betas: None = None
+    rescale_betas_zero_snr: Literal[False] = False
+    clip_sample: Literal[True] = True
+    clip_sample_range: Annotated[float, Field(ge=1.0, le=1.0)] = 1.0
+    thresholding: Literal[False] = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    set_alpha_to_one: bool = True
+    steps_offset: int = 0
+    timestep_spacing: str = "leading"
+    variance_type: str = "fixed_small"
+
+
+def _read_config(path: Path) -> ProcessConfig:
     try:
-        saved = DDIMScheduler.load_config(folder)
-        if (kind := (saved["beta_schedule"], saved["prediction_type"])) != ("linear", "epsilon"):
-            raise ValueError(f"{kind[0]} schedule, prediction of {kind[1]}")
-        return ProcessConfig(
-            num_timesteps=saved["num_train_timesteps"], beta_start=saved["beta_start"], beta_end=saved["beta_end"]
-        )
-    except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
-        raise ModelFileError(
-            str(folder / SCHEDULER_FILE),
-            expected="a diffusers scheduler with linear variances and noise prediction",
-            found=str(error),
-            remedy="use a model that this program saved, with its scheduler folder as it was",
-        ) from error
+        tree = json.loads(read_text(path, MIB))
+        known = {key: value for key, value in tree.items() if key == "_class_name" or not key.startswith("_")}
+        saved = _StoredScheduler.model_validate(known)
+        return ProcessConfig(num_timesteps=saved.num_train_timesteps, beta_start=saved.beta_start, beta_end=saved.beta_end)
+    except ValidationError as error:
+        found = in_short(error, _StoredScheduler)
+    except ConfigError as error:
+        found = f"{error.where}: {error.found}"
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        found = str(error)
+    raise ModelFileError(
+        str(path),
+        expected="a diffusers DDIM or DDPM scheduler with linear variances, noise prediction and samples clipped to [-1, 1]",
+        found=found,
+        remedy="use a model that this program saved, with its scheduler folder as it was",
+    )

@@ -20,12 +20,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedphd_ray.errors import ModelFileError
+from fedphd_ray.files import MIB, read_regular, read_text
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Shape
+from fedphd_ray.validation import in_short
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 1
+MOST_WEIGHT_BYTES = 8 * 2**30  # two thousand million parameters
 
 # Bounds keep a configuration from a stranger from building a network that never ends.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -190,12 +193,11 @@ def _model_folder(directory: Path) -> Path:
 
 def _read_config(path: Path) -> _StoredConfig:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_text(path, MIB))
         # Keys of diffusers' own book-keeping start with an underscore, too.
         return _StoredConfig.model_validate({k: v for k, v in content.items() if k == "_class_name" or not k.startswith("_")})
     except ValidationError as error:
-        first = error.errors()[0]
-        found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        found = in_short(error, _StoredConfig)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         found = f"unreadable ({error})"
     raise ModelFileError(str(path), expected="the configuration of a U-Net", found=found, remedy="save the model again")
@@ -203,10 +205,15 @@ def _read_config(path: Path) -> _StoredConfig:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return {name: value.float() for name, value in safetensors.torch.load_file(path).items()}
+        state = {name: value.float() for name, value in safetensors.torch.load(read_regular(path, MOST_WEIGHT_BYTES)).items()}
     except FileNotFoundError:
         found = "no such file"
     except (SafetensorError, OSError, ValueError) as error:
         found = f"damaged ({error})"
+    else:
+        odd = [name for name, value in state.items() if not bool(value.isfinite().all())]
+        if not odd:
+            return state
+        found = f"values that are not finite in {len(odd)} of them, the first is {odd[0]}: its training has diverged"
     remedy = "copy or save the model again; pickled weights (.bin, .pt) are not opened"
     raise ModelFileError(str(path), expected="the weights as safetensors", found=found, remedy=remedy)

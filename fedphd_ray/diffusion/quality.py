@@ -33,6 +33,7 @@ class QualityReport:
         kid: squared MMD (Binkowski et al. 2018) in the same features; unbiased, so it may be a little below 0. Likewise.
         class_histogram: how many of the finite samples the classifier takes for each class.
         num_samples: samples judged.
+        num_finite: those of them whose every pixel is a number.
         steps: sampler steps.
         sampler: the sampler in words.
     """
@@ -41,8 +42,18 @@ class QualityReport:
     kid: float
     class_histogram: tuple[int, ...]
     num_samples: int
+    num_finite: int
     steps: int
     sampler: str = SAMPLER
+
+
+def in_words(report: QualityReport) -> str:
+    """The figures, or why there are none."""
+    drawn = f"{report.num_samples} samples, {report.steps} steps"
+    if report.num_finite < report.num_samples:
+        bad = report.num_samples - report.num_finite
+        return f"no FID and no KID: {bad} of {report.num_samples} samples are not finite ({drawn}): the training has diverged"
+    return f"FID {report.fid:.3f}, KID {report.kid:.4f} ({drawn})"
 
 
 def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
@@ -55,6 +66,7 @@ def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
         kid=statistics.fmean(report.kid for report in reports),
         class_histogram=tuple(sum(column) for column in zip(*(report.class_histogram for report in reports), strict=True)),
         num_samples=sum(report.num_samples for report in reports),
+        num_finite=sum(report.num_finite for report in reports),
     )
 
 
@@ -100,7 +112,9 @@ class QualityMeter:
         with torch.no_grad():
             classes = self._network.head(features.float()).argmax(1)
         histogram = torch.bincount(classes, minlength=self._network.num_classes).tolist()
-        return QualityReport(fid=fid, kid=kid, class_histogram=tuple(histogram), num_samples=len(samples), steps=steps)
+        return QualityReport(
+            fid=fid, kid=kid, class_histogram=tuple(histogram), num_samples=len(samples), num_finite=len(finite), steps=steps
+        )
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:

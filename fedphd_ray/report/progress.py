@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.diffusion.quality import QualityReport, in_words
 from fedphd_ray.report import text
 from fedphd_ray.runtime.failures import first_line
 from fedphd_ray.runtime.progress import RoundRecord
@@ -63,7 +63,7 @@ class ConsoleProgress:
         self._first_quality = self._first_quality or (round, quality)
         self._quality = round, quality
         when = "untrained" if round == 0 else f"round {round}"
-        self.say(f"{when}: FID {quality.fid:.3f}, KID {quality.kid:.4f} ({quality.num_samples} samples, {quality.steps} steps)")
+        self.say(f"{when}: {in_words(quality)}")
         self._refresh()
 
     def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:

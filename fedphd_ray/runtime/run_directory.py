@@ -70,16 +70,18 @@ def model_folder(client: int | None) -> str:
 def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
     """Writes the delivered model, and says in a sentence whether stock diffusers opens it.
 
-    `directory` holds the exact model (config.json + safetensors); where it can be a stock network too, the pipeline that
-    `DDIMPipeline.from_pretrained(directory)` opens lies beside it (model_index.json, unet/, scheduler/).
+    `directory` holds the exact model (config.json + safetensors) and its noise process (scheduler/); where it can be a stock
+    network too, what else `DDIMPipeline.from_pretrained(directory)` opens lies beside it (model_index.json, unet/).
     """
     unet = build_unet(experiment.spec, model.layout.by_name)
     unet.load_state_dict(model.layout.views(as_tensor(model.vector)))
     unet.save_pretrained(directory)
-    export = export_stock(unet, experiment.spec)
-    if export.model is None:
-        return f"saved in this project's own class only: {export.reason}"
-    save_pipeline(directory, export.model, experiment.process.ddim_scheduler())
+    scheduler = experiment.process.ddim_scheduler()
+    scheduler.save_pretrained(directory / "scheduler")  # samples of a model need its noise process, whoever draws them
+    export = export_stock(unet, experiment.spec, num_timesteps=experiment.process.config.num_timesteps)
+    reason = export.reason if export.model is None else save_pipeline(directory, export.model, scheduler)
+    if reason:
+        return f"saved in this project's own class only: {reason}"
     return f"opens with diffusers.DDIMPipeline (largest output difference {export.max_difference:.1e})"
 
 

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 import torch
+from diffusers import DDIMPipeline
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from fedphd_ray.diffusion.export import export_stock, save_pipeline
+from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import PrunedUNet2DModel, UNetConfig, UNetSpec, build_unet, initial_state, load_unet
 from fedphd_ray.pruning.groups import channel_groups
 from fedphd_ray.pruning.plan import make_plan
@@ -51,7 +53,7 @@ def test_a_quarter_less_everywhere_is_a_stock_network(spec, widths, parameters):
     """The table adds 1000 x columns; `linear_1` loses a quarter of its inputs."""
     model = pruned(spec)
     before = digest(model.state_dict())
-    export = export_stock(model, spec)
+    export = export_stock(model, spec, num_timesteps=1000)
     assert type(export.model) is UNet2DModel
     assert export.model.config.block_out_channels == widths
     assert export.model.config.attention_head_dim == 6
@@ -76,13 +78,13 @@ def test_a_quarter_less_everywhere_is_a_stock_network(spec, widths, parameters):
 
 def test_a_dense_network_is_one_already():
     model = build_unet(DIGITS)
-    export = export_stock(model, DIGITS)
+    export = export_stock(model, DIGITS, num_timesteps=1000)
     assert (export.model, export.reason, export.max_difference) == (model, "", 0.0)
 
 
 def test_too_few_columns_for_the_sinusoids_are_refused_with_the_figure():
     spec = UNetSpec(UNetConfig(widths=(16, 32), attention=(False, True), groups=4), 8, 1)
-    export = export_stock(pruned(spec), spec)
+    export = export_stock(pruned(spec), spec, num_timesteps=1000)
     assert export.model is None
     assert 1e-3 < export.max_difference < 1
     assert "16 sinusoids do not fit into 12 columns" in export.reason
@@ -98,7 +100,7 @@ def test_too_few_columns_for_the_sinusoids_are_refused_with_the_figure():
 )
 def test_unequal_shares_are_refused_with_the_layer(config, ratio, words):
     spec = UNetSpec(config, 8, 1)
-    export = export_stock(pruned(spec, ratio), spec)
+    export = export_stock(pruned(spec, ratio), spec, num_timesteps=1000)
     assert export.model is None
     assert words in export.reason
     assert math.isnan(export.max_difference)
@@ -107,13 +109,13 @@ def test_unequal_shares_are_refused_with_the_layer(config, ratio, words):
 def test_a_pipeline_opens_without_this_program(tmp_path):
     spec = DIGITS
     model = pruned(spec)
-    export = export_stock(model, spec)
+    export = export_stock(model, spec, num_timesteps=1000)
     assert export.model is not None
     model.save_pretrained(tmp_path)
-    save_pipeline(tmp_path, export.model, DDIMScheduler(num_train_timesteps=1000))
+    assert save_pipeline(tmp_path, export.model, DDIMScheduler(num_train_timesteps=1000)) == ""
     script = """
 import sys, torch
-from diffusers import DDIMPipeline
+from diffusers import DDIMPipeline, DDIMPipeline
 pipeline = DDIMPipeline.from_pretrained(sys.argv[1])
 pipeline.set_progress_bar_config(disable=True)
 images = pipeline(batch_size=2, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images
@@ -129,6 +131,36 @@ assert not [name for name in sys.modules if name.startswith("fedphd_ray")]
     stock = load_unet(tmp_path / "unet")
     assert type(stock) is UNet2DModel
     assert digest(stock.state_dict()) == digest(export.model.state_dict())
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 10, 500])
+def test_the_promise_holds_for_every_number_of_time_steps(num_timesteps, tmp_path):
+    model = pruned(DIGITS)
+    export = export_stock(model, DIGITS, num_timesteps=num_timesteps)
+    assert export.model is not None, export.reason
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    steps = torch.tensor([0, num_timesteps - 1])
+    with torch.no_grad():
+        assert (export.model(images, steps).sample - model.eval()(images, steps).sample).abs().max() <= 1e-5
+    scheduler = NoiseProcess(ProcessConfig(num_timesteps=num_timesteps, beta_end=0.01)).ddim_scheduler()
+    assert save_pipeline(tmp_path, export.model, scheduler) == ""
+    pipeline = DDIMPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline(num_inference_steps=min(50, num_timesteps), generator=generator, output_type="np").images
+    assert drawn.shape == (1, 8, 8, 1)
+
+
+def test_more_time_steps_than_the_columns_can_tell_apart_are_refused():
+    assert "32 sinusoids do not fit into 24 columns" in export_stock(pruned(DIGITS), DIGITS, num_timesteps=2000).reason
+
+
+def test_a_pipeline_that_cannot_draw_is_no_pipeline(tmp_path):
+    """Exported for 10 time steps, and given a process of 1,000: stock diffusers looks up a row that is not there."""
+    export = export_stock(pruned(DIGITS), DIGITS, num_timesteps=10)
+    assert export.model is not None
+    assert "IndexError" in save_pipeline(tmp_path, export.model, DDIMScheduler(num_train_timesteps=1000))
+    assert not (tmp_path / "model_index.json").exists()
 
 
 def test_only_stock_networks_go_into_a_pipeline(tmp_path):

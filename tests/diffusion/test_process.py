@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
-from fedphd_ray.errors import ModelFileError
+from fedphd_ray.errors import ConfigError, ModelFileError
 
 IMAGES = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -45,7 +47,7 @@ def test_first_and_last_level_are_ddpms() -> None:
 
 
 def test_variances_that_shrink_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must not be smaller than beta_start"):
+    with pytest.raises(ConfigError, match="noise grows"):
         ProcessConfig(beta_start=0.1, beta_end=0.01)
 
 
@@ -88,8 +90,41 @@ def test_time_steps_are_uniform_and_noise_is_what_the_generator_says() -> None:
 def test_the_saved_scheduler_brings_the_process_back(tmp_path: Path) -> None:
     config = ProcessConfig(num_timesteps=200, beta_start=1e-3, beta_end=0.05)
     NoiseProcess(config).ddim_scheduler().save_pretrained(tmp_path / "model" / "scheduler")
-    assert load_process(tmp_path).config == load_process(tmp_path / "model").config == config
-    assert load_process(tmp_path / "elsewhere").config == ProcessConfig()
+    (tmp_path / "model" / "unet").mkdir()
+    for directory in (
+        "",
+        "model",
+        "model/scheduler",
+        "model/unet",
+    ):
+        found = load_process(tmp_path / directory)
+        assert found is not None
+        assert found.config == config
+    assert load_process(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"beta_start": 1e-8}, r"process\.beta_start"),  # 1 - (1 - 1e-8) is 0 in float32
+        ({"beta_end": 0.9}, "process"),  # nothing of the image is left
+        ({"beta_start": 0.02, "beta_end": 0.01}, r"process\.beta_end"),
+    ],
+)
+def test_processes_that_divide_by_zero_are_refused(change: dict[str, float], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        ProcessConfig(**change)
+
+
+@given(st.integers(1, 3000), st.floats(1e-9, 0.1), st.floats(1e-9, 0.9))
+@settings(max_examples=60, deadline=None)
+def test_an_accepted_process_has_noise_and_signal_at_every_step(steps: int, start: float, end: float) -> None:
+    try:
+        process = NoiseProcess(ProcessConfig(num_timesteps=steps, beta_start=start, beta_end=end))
+    except (ConfigError, ValidationError):
+        return
+    levels = process.levels(list(range(steps)))
+    assert all(0 < value <= 1 for level in levels for value in level)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +132,18 @@ def test_the_saved_scheduler_brings_the_process_back(tmp_path: Path) -> None:
     [
         ("prediction_type", '"v_prediction"', "v_prediction"),
         ("beta_schedule", '"scaled_linear"', "scaled_linear"),
-        ("beta_end", "3.0", "less than 1"),
-        ("num_train_timesteps", '"many"', "integer"),
+        ("beta_end", "3.0", "beta_end: 3.0 instead of below 1"),
+        ("trained_betas", "[0.1, 0.2]", "trained_betas"),
+        ("rescale_betas_zero_snr", "true", "rescale_betas_zero_snr"),
+        ("thresholding", "true", "thresholding"),
+        ("clip_sample", "false", "clip_sample"),
+        ("clip_sample_range", "2.0", "clip_sample_range"),
+        ("_class_name", '"EulerDiscreteScheduler"', "_class_name"),
+        ("num_train_timesteps", "1000000000", "100000"),
+        ("num_train_timesteps", "0", "num_train_timesteps"),
+        ("beta_start", "1e-8", "beta_start"),
+        ("use_karras_sigmas", "true", "use_karras_sigmas"),
+        ("num_train_timesteps", '"many"', "a whole number"),
         (None, "{", "expected"),
     ],
 )

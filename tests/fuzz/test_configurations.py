@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fedphd_ray.config import Config, parse_config
-from fedphd_ray.config_messages import _all_keys
 from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.forecast import forecast
+from fedphd_ray.validation import _all_keys
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 5, 8, 16, 17, 1000, 0.0, 0.1, 0.5, 1.0, 1.5, -0.5, 1e-9, float("nan"), float("inf")])
 WORDS = st.sampled_from(

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: one message for all of it, naming keys as the user writes them."""
+"""What is wrong with a configuration or a file, in words: one message for all of it, naming keys as the user writes them."""
 
 import difflib
 import json
@@ -56,6 +56,12 @@ def explained(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     )
 
 
+def in_short(error: ValidationError, model: type[BaseModel]) -> str:
+    """What was found, and what should have been, for messages about files of which the user wrote no line."""
+    problem = explained(error, model)
+    return f"{problem.where}: {problem.found.strip()} instead of {problem.expected.strip()}"
+
+
 def _either(problems: Sequence[ConfigError]) -> ConfigError:
     first = problems[0]
     expected = " or ".join(dict.fromkeys(problem.expected for problem in problems))
@@ -87,8 +93,8 @@ def _problem(detail: ErrorDetails, keys: Sequence[str]) -> ConfigError:
     if detail["type"] == "union_tag_not_found":
         return ConfigError(key, expected="a section with a name", found=shown(detail["input"]), remedy=f"set {key}.name")
     cause = detail.get("ctx", {}).get("error")
-    expected = str(cause) if cause is not None else _expected(detail["type"], detail.get("ctx", {}), detail["msg"])
-    return ConfigError(key, expected=expected[:1].lower() + expected[1:], found=shown(detail["input"]))
+    expected = _expected(detail["type"], detail.get("ctx", {}), detail["msg"]) if cause is None else str(cause)
+    return ConfigError(key, expected=expected, found=shown(detail["input"]))
 
 
 def _expected(kind: str, context: dict[str, Any], message: str) -> str:
@@ -124,8 +130,9 @@ def _unknown_key(path: Sequence[str], keys: Sequence[str]) -> ConfigError:
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key that a configuration of this class may have, those of all variants of a section included."""
     for name, field in model.model_fields.items():
-        inner = [key for child in _models(field.annotation) for key in _all_keys(child, f"{prefix}{name}.")]
-        yield from inner or [f"{prefix}{name}"]
+        own = f"{prefix}{field.alias or name}"
+        inner = [key for child in _models(field.annotation) for key in _all_keys(child, f"{own}.")]
+        yield from inner or [own]
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:

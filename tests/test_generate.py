@@ -1,0 +1,104 @@
+"""Models as they come from elsewhere: sampled, or refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from federations import Recorder, tiny
+
+from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
+from fedphd_ray.errors import DataError, ModelFileError
+from fedphd_ray.generate import generate, judge
+from fedphd_ray.runtime import run as runs
+from fedphd_ray.seeds import Purpose, global_torch_seed
+
+
+def stock(directory: Path, **changes: object) -> Path:
+    kwargs: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "norm_num_groups": 2,
+    }
+    with global_torch_seed(0, Purpose.INITIAL_MODEL):
+        UNet2DModel(**(kwargs | changes)).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(("size", "shape"), [(8, (2, 1, 8, 8)), ((8, 12), (2, 1, 8, 12))])
+def test_square_and_oblong_models_are_sampled(size: object, shape: tuple[int, ...], tmp_path: Path) -> None:
+    said: list[str] = []
+    images = generate(stock(tmp_path, sample_size=size), 2, 0, 2, said.append)
+    assert images.shape == shape
+    assert "no scheduler lies with" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"sample_size": None}, "sample_size: null"),
+        ({"sample_size": 9}, "9 x 9"),
+        ({"sample_size": (8, 9)}, "8 x 9"),
+        ({"out_channels": 2}, "out_channels: 2"),
+        ({"in_channels": 4, "out_channels": 4}, "in_channels: 4"),
+    ],
+)
+def test_models_that_cannot_be_sampled_are_refused_by_name(changes: dict[str, object], word: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=word):
+        generate(stock(tmp_path, **changes), 2, 0, 2, print)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    import safetensors.torch  # noqa: PLC0415
+
+    path = stock(tmp_path) / "diffusion_pytorch_model.safetensors"
+    state = safetensors.torch.load(path.read_bytes())
+    state["conv_in.bias"] = torch.full_like(state["conv_in.bias"], torch.nan)
+    path.write_bytes(safetensors.torch.save(state))
+    with pytest.raises(ModelFileError, match=r"not finite in 1 of them, the first is conv_in\.bias"):
+        generate(tmp_path, 2, 0, 2, print)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a pruned model that is no stock model, with a noise process of its own."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny(process={"num_timesteps": 300, "beta_end": 0.05})
+    runs.run(config.build(), out, Recorder(), config_yaml=config.to_yaml())
+    return out
+
+
+def test_a_models_own_noise_process_lies_with_it_wherever_it_is_opened(finished: Path) -> None:
+    assert "own class only" in json.loads((finished / "summary.json").read_text())["stock_export"]
+    said: list[str] = []
+    first, second = (generate(directory, 3, 0, 5, said.append) for directory in (finished, finished / "model"))
+    assert torch.equal(first, second)
+    assert not said
+    (finished / "model/scheduler").rename(finished / "aside")
+    try:
+        assert not torch.equal(first, generate(finished, 3, 0, 5, said.append))
+    finally:
+        (finished / "aside").rename(finished / "model/scheduler")
+    assert "DDPM's noise process is assumed" in said[0]
+    assert NoiseProcess(ProcessConfig()).config.num_timesteps == 1000
+
+
+@pytest.mark.parametrize("folder", ["", "model"])
+def test_a_runs_model_is_judged_against_its_own_data(finished: Path, folder: str) -> None:
+    said: list[str] = []
+    assert judge(finished / folder, None, 4, 0, 2, said.append).num_samples == 4  # shapes in colour, not digits
+    assert not said
+    with pytest.raises(DataError, match="data it was trained on"):
+        judge(finished / folder, "digits", 4, 0, 2, said.append)
+
+
+def test_a_model_without_a_run_says_what_it_is_judged_against(tmp_path: Path) -> None:
+    said: list[str] = []
+    judge(stock(tmp_path / "somewhere"), None, 4, 0, 2, said.append)
+    assert "judged against digits" in said[0]
