@@ -69,8 +69,8 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
     from fedphd_ray.config import load_config  # noqa: PLC0415
     from fedphd_ray.errors import ResourceError  # noqa: PLC0415
-    from fedphd_ray.forecast import forecast  # noqa: PLC0415
-    from fedphd_ray.report.tables import print_forecast  # noqa: PLC0415
+    from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
+    from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
     from fedphd_ray.runtime.doctor import this_machine  # noqa: PLC0415
     from fedphd_ray.runtime.placement import decide  # noqa: PLC0415
 
@@ -83,7 +83,7 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
             placement = decide(experiment.runtime, [this_machine()], experiment.demand(4 * cost.dense.params)).reason
         except ResourceError as error:
             placement = f"does not fit: {error.expected}; {error.found}"
-    print_forecast(console, cost, experiment.schedule.rounds, placement)
+    print_forecast(console, cost, describe(experiment), stock_forecast(experiment), placement)
 
 
 @app.command()
@@ -190,11 +190,12 @@ def _build(config: "Config") -> "Experiment":
 def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None) -> "Summary":
     """Runs (or resumes, without a configuration to write) and shows it."""
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
-    from fedphd_ray.report.tables import print_summary  # noqa: PLC0415
+    from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
     from fedphd_ray.runtime.stopping import stop_signals  # noqa: PLC0415
 
     with stop_signals(), ConsoleProgress(console, experiment.schedule.rounds) as progress:
+        progress.say(describe(experiment))
         try:
             if config_yaml is None:
                 summary = runs.resume(experiment, directory, progress, progress.say)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.diffusion.unet import build_unet
+from fedphd_ray.diffusion.export import export_stock
+from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.federation.channel import control_message, model_message, plan_message, statistics_message
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import EdgeStatistics, RoundPlan
@@ -42,6 +43,7 @@ class Forecast:
         effective_ratio: share of the prunable channels that goes: whole channels, so it may be more than was asked for.
         bytes_by_hop: of the whole run.
         cloud_saving: against flat FedAvg with the same clients per round.
+        rounds: of the run.
         syncs: number of aggregations at the cloud.
         host_memory_bytes: estimate for one host process.
     """
@@ -52,6 +54,7 @@ class Forecast:
     effective_ratio: float
     bytes_by_hop: dict[str, int]
     cloud_saving: float
+    rounds: int
     syncs: int
     host_memory_bytes: int
 
@@ -87,8 +90,26 @@ def forecast(experiment: Experiment) -> Forecast:
         effective_ratio=ratio,
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, dense.params, bytes_by_hop),
+        rounds=experiment.schedule.rounds,
         syncs=syncs,
         host_memory_bytes=experiment.demand(model_message(dense.params, 0).num_bytes).host_bytes,
+    )
+
+
+def stock_forecast(experiment: Experiment) -> str:
+    """Whether stock diffusers will open the delivered model: a random network of its shapes is exported, and tried."""
+    spec = experiment.spec
+    if experiment.pruning.mode == "none":
+        return "will open with diffusers.DDIMPipeline"
+    shapes = pruned_shapes(spec, experiment.pruning.ratio).by_name
+    unet = build_unet(spec, shapes)
+    dense = initial_state(spec, experiment.seed)
+    unet.load_state_dict({name: dense[name][tuple(slice(size) for size in shape)] for name, shape in shapes.items()})
+    export = export_stock(unet, spec, num_timesteps=experiment.process.config.num_timesteps)
+    return (
+        f"will open in this project's own class only: {export.reason}"
+        if export.reason
+        else "will open with diffusers.DDIMPipeline"
     )
 
 

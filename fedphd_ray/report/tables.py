@@ -8,13 +8,40 @@ from rich.table import Table
 
 from fedphd_ray.forecast import Forecast, Network
 from fedphd_ray.report import text
+from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.run_directory import Summary
 
 MOST_CLIENTS_SHOWN = 24
 
 
-def print_forecast(console: Console, forecast: Forecast, rounds: int, placement: str) -> None:
-    """Clients, network, traffic, memory and placement."""
+def describe(experiment: Experiment) -> str:
+    """What is run, in a sentence: method, hierarchy, pruning."""
+    strategy, hierarchy, pruning = experiment.strategy, experiment.hierarchy, experiment.pruning
+    name = str(strategy.model_dump().get("name", type(strategy).__name__))
+    often = "every round" if hierarchy.cloud_period == 1 else f"every {hierarchy.cloud_period} rounds"
+    edges = {0: "no edges", 1: "1 edge"}.get(hierarchy.num_edges, f"{hierarchy.num_edges} edges")
+    tiers = f"{edges}, the cloud {often}"
+    asked = f"{text.percent(pruning.ratio)} of the channels"
+    cut = {
+        "none": "not pruned",
+        "at_init": f"pruned before the first round ({asked})",
+        "prune": f"pruned after round {pruning.round} ({asked})",
+        "sparse_then_prune": f"sparse training, pruned after round {pruning.round} ({asked})",
+    }
+    return f"{name}: {tiers}; {cut[pruning.mode]}"
+
+
+def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:
+    """Method, clients, network, traffic, memory and placement.
+
+    Args:
+        console: where to.
+        forecast: what it will cost.
+        what: what is run, in a sentence (`describe`).
+        stock: whether stock diffusers will open the model, in a sentence.
+        placement: where rounds would run, in a sentence.
+    """
+    console.print(what, highlight=False, markup=False)
     console.print(_clients(forecast))
     network = Table(title="Network", title_justify="left")
     for column in ("", "dense", "pruned", "removed"):
@@ -22,11 +49,12 @@ def print_forecast(console: Console, forecast: Forecast, rounds: int, placement:
     for label, dense, pruned in _sizes(forecast.dense, forecast.pruned):
         network.add_row(label, f"{dense:,}", f"{pruned:,}", text.percent(1 - pruned / dense))
     if forecast.pruned != forecast.dense:
-        network.add_row("channels that can go", "", "", text.percent(forecast.effective_ratio))
+        network.add_row("prunable channels", "", "", text.percent(forecast.effective_ratio))
     console.print(network)
-    console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {rounds} rounds, {forecast.syncs} synchronisations"))
+    console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations"))
     console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
+    console.print(f"delivered model: {stock}", highlight=False, markup=False)
     console.print(f"placement on this machine: {placement}", highlight=False)
 
 
@@ -52,8 +80,16 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
         console.print(f"failure: {failure}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"time: {text.duration(summary.wall_seconds)}, model: {summary.stock_export}", highlight=False, markup=False)
     console.print(f"model_sha256: {summary.model_sha256}", highlight=False)
-    for label, name in (("run directory", ""), ("samples", "samples"), ("model", "model"), ("figures", "summary.json")):
-        console.print(f"{label}: {directory / name}", highlight=False, markup=False, soft_wrap=True)
+    places = {
+        "run directory": "",
+        "samples": "samples",
+        "model": "model",
+        "models of clients": "clients",
+        "figures": "summary.json",
+    }
+    for label, name in places.items():
+        if (directory / name).exists():  # nothing is drawn where nothing is judged
+            console.print(f"{label}: {directory / name}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _sizes(dense: Network, pruned: Network) -> list[tuple[str, int, int]]:
@@ -62,9 +98,9 @@ def _sizes(dense: Network, pruned: Network) -> list[tuple[str, int, int]]:
 
 def _traffic(bytes_by_hop: dict[str, int], title: str) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("hop")
-    table.add_column("bytes", justify="right")
-    table.add_column("", justify="right")
+    table.add_column("hop", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
     for hop, num_bytes in bytes_by_hop.items():
         table.add_row(text.hop(hop), f"{num_bytes:,}", text.num_bytes(num_bytes))
     table.add_row("all hops", f"{sum(bytes_by_hop.values()):,}", text.num_bytes(sum(bytes_by_hop.values())))

@@ -13,7 +13,7 @@ import torch
 
 from fedphd_ray.diffusion.features import default_cache_dir
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.placement import HOST_BASE_BYTES, Node
+from fedphd_ray.runtime.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
 from fedphd_ray.runtime.ray_environment import prepare_environment
 
 PACKAGES = ("ray", "torch", "diffusers", "torch-pruning", "torchmetrics", "pyarrow", "pydantic", "safetensors", "scikit-learn")
@@ -46,8 +46,9 @@ def examine() -> Iterator[Finding]:
     for package in PACKAGES:
         yield _package(package)
     node = this_machine()
+    least = Node(RuntimeConfig().cpus_per_host, 0.0, HOST_BASE_BYTES)
     yield Finding(
-        "this machine", True, f"{node}; room for about {int(0.8 * node.memory_bytes // HOST_BASE_BYTES)} host processes"
+        "this machine", True, f"{node}; room for {capacity(node, least)} hosts of {least.cpus:g} CPU and a small network"
     )
     yield _gpu()
     yield _shared_memory()

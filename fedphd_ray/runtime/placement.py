@@ -112,7 +112,7 @@ class Placement:
 def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Placement:
     """Chooses the placement, or refuses with the numbers. A host must fit on one node; shares of nodes do not add up to one."""
     need = Node(config.cpus_per_host, config.gpus_per_host, demand.host_bytes)
-    most = sum(_capacity(node, need) for node in nodes)
+    most = sum(capacity(node, need) for node in nodes)
     wanted = _wanted(config, demand, most)
     if wanted > most or most < 1:
         raise ResourceError(
@@ -131,7 +131,7 @@ def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Plac
     )
 
 
-def _capacity(node: Node, need: Node) -> int:
+def capacity(node: Node, need: Node) -> int:
     """Hosts that fit on a node; a fifth of its memory stays for the driver, the edges and the object store."""
     fits = [math.floor(node.cpus / need.cpus + 1e-6), math.floor(0.8 * node.memory_bytes / need.memory_bytes)]
     if need.gpus > 0:
