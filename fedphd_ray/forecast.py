@@ -23,6 +23,8 @@ from fedphd_ray.strategies.parts import Part, named, num_params, shared
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import Hop
 
+STOCK = "will open with diffusers.DDIMPipeline"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -100,17 +102,13 @@ def stock_forecast(experiment: Experiment) -> str:
     """Whether stock diffusers will open the delivered model: a random network of its shapes is exported, and tried."""
     spec = experiment.spec
     if experiment.pruning.mode == "none":
-        return "will open with diffusers.DDIMPipeline"
+        return STOCK
     shapes = pruned_shapes(spec, experiment.pruning.ratio).by_name
     unet = build_unet(spec, shapes)
     dense = initial_state(spec, experiment.seed)
     unet.load_state_dict({name: dense[name][tuple(slice(size) for size in shape)] for name, shape in shapes.items()})
     export = export_stock(unet, spec, num_timesteps=experiment.process.config.num_timesteps)
-    return (
-        f"will open in this project's own class only: {export.reason}"
-        if export.reason
-        else "will open with diffusers.DDIMPipeline"
-    )
+    return f"in this project's own class only: {export.reason}" if export.reason else STOCK
 
 
 class _Traffic:

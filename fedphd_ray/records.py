@@ -1,7 +1,7 @@
 """Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -89,10 +89,16 @@ class EdgeStatistics:
     Attributes:
         label_counts: int64 [num_classes], over all updates aggregated since the last synchronisation.
         last_samples: n_e, images of the clients in the edge's last non-empty round (1 before the first).
+        weight: sum of the clients' weights since the last synchronisation.
+        part_weights: of those who reported it, for each part of the model (`Strategy.parts`); empty before the first round.
+        steps: local steps by which the edge's model has moved since then: the mean of its clients, added up over the rounds.
     """
 
     label_counts: NDArray[np.int64]
     last_samples: int = 1
+    weight: float = 0.0
+    part_weights: tuple[float, ...] = ()
+    steps: float = 0.0
 
     @classmethod
     def empty(cls, num_classes: int) -> "EdgeStatistics":
@@ -110,13 +116,27 @@ class EdgeStatistics:
         return distribution(self.label_counts)
 
     def merge(self, label_counts: NDArray[np.int64]) -> "EdgeStatistics":
-        """The statistics after one round's clients, whose summed label counts these are; nothing changes without clients."""
+        """The counts after one round's clients, whose summed label counts these are; nothing changes without clients."""
         samples = int(label_counts.sum())
-        return EdgeStatistics(self.label_counts + label_counts, samples) if samples else self
+        return replace(self, label_counts=self.label_counts + label_counts, last_samples=samples) if samples else self
+
+    def after(self, report: "EdgeReport") -> "EdgeStatistics":
+        """Everything after a round that the edge reports."""
+        before = self.part_weights or (0.0,) * len(report.part_weights)
+        return replace(
+            self.merge(report.label_counts),
+            weight=self.weight + report.weight,
+            part_weights=tuple(old + new for old, new in zip(before, report.part_weights, strict=True)),
+            steps=self.steps + report.mean_steps,
+        )
 
     def reset(self) -> "EdgeStatistics":
         """After a synchronisation: Q_e uniform, N_e = 0; n_e stays (specs of the authors' protocol)."""
         return EdgeStatistics(np.zeros_like(self.label_counts), self.last_samples)
+
+    def reported(self, part: int) -> float:
+        """Share of the edge's weight that clients have who reported a part; 1 before anybody reported anything."""
+        return self.part_weights[part] / self.weight if self.weight > 0 else 1.0
 
 
 def distribution(label_counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -221,16 +241,27 @@ class PartialUpdate:
 
 @dataclass(frozen=True)
 class EdgeReport:
-    """What an edge tells the cloud every round, without the model; the seconds are those of `PartialUpdate`."""
+    """What an edge tells the cloud every round, without the model; the seconds are those of `PartialUpdate`.
+
+    `weight` is the sum of its clients' weights, `part_weights` that of those who reported each part of the model.
+    """
 
     edge: int
     weight: float
+    part_weights: tuple[float, ...]
     label_counts: NDArray[np.int64]
     reports: tuple[ClientReport, ...]
     transfers: tuple[Transfer, ...]
     train_seconds: float
     busy_seconds: float
     fold_seconds: float
+
+    @property
+    def mean_steps(self) -> float:
+        """Local steps of the clients whose updates are in it, weighted by their images; 0 without any."""
+        used = [report for report in self.reports if not report.failure]
+        samples = sum(report.num_samples for report in used)
+        return sum(report.num_samples * report.num_steps for report in used) / samples if samples else 0.0
 
 
 @dataclass(frozen=True)

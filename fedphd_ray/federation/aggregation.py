@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.federation.update import Update
-from fedphd_ray.records import PartialUpdate
+from fedphd_ray.records import EdgeStatistics, PartialUpdate
 from fedphd_ray.strategies.parts import Part
 from fedphd_ray.tensors import as_numpy, as_tensor, split
 
@@ -55,16 +55,45 @@ def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Se
     return result
 
 
-def weighted_models(base: Tensor, models: Sequence[Tensor], weights: Sequence[float] | np.ndarray) -> Tensor:
-    """Gives sum_e w_e W_e [num_params] for weights that sum to 1, as base + sum_e w_e (W_e - base).
+def weighted_models(
+    base: Tensor, models: Sequence[Tensor], parts: Sequence[Part], weights: Sequence[Sequence[float] | NDArray[np.float64]]
+) -> Tensor:
+    """Gives base + sum_e w_e (W_e - base) [num_params], the mean of models for weights that sum to 1.
 
-    `base` is the model that all of them started from: edges that did not move leave it exactly as it was.
+    Args:
+        base: the model that all of them started from: those that did not move leave it exactly as it was.
+        models: W_e.
+        parts: shares of the model; together all of it.
+        weights: per part, w_e of each model.
     """
     result = torch.empty_like(base)
-    for start, out, *pieces in split(base, result, *models):
-        total = fold((piece - start).mul_(float(weight)) for piece, weight in zip(pieces, weights, strict=True))
-        assert total is not None
-        torch.add(total, start, out=out)
+    for part, own in zip(parts, weights, strict=True):
+        for piece in part.slices:
+            for start, out, *pieces in split(base[piece], result[piece], *(model[piece] for model in models)):
+                total = fold((each - start).mul_(float(weight)) for each, weight in zip(pieces, own, strict=True))
+                assert total is not None
+                torch.add(total, start, out=out)
+    return result
+
+
+def weights_by_part(edges: Sequence[EdgeStatistics], weights: NDArray[np.float64], num_parts: int) -> list[NDArray[np.float64]]:
+    """Weights of the edges' models for each part of the model [num_parts][num_edges].
+
+    An edge counts for a part with the share of its clients that reported it: its copy of a part that nobody reported there is
+    none of their work. The weights of a part are then scaled to the sum that all of them had; those of a part that nobody
+    reported at all are zero, so that it stays as it was.
+
+    Args:
+        edges: what the edges have seen since the last synchronisation.
+        weights: of their whole models [num_edges].
+        num_parts: of the model.
+    """
+    shares = np.array([[edge.reported(part) for edge in edges] for part in range(num_parts)])
+    result = []
+    for share in shares:
+        scaled = weights * share
+        rescaled = not np.all(share == 1.0) and scaled.sum() > 0
+        result.append(scaled * (weights.sum() / scaled.sum()) if rescaled else scaled)
     return result
 
 

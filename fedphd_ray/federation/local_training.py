@@ -88,7 +88,7 @@ class LocalResult:
     Attributes:
         update: trained against initial parameters; the next training of the same model overwrites it.
         control: what the method sends beside it [num_params], or None.
-        loss: mean over the optimiser steps.
+        loss: noise-prediction loss, mean over the optimiser steps.
         num_steps: optimiser steps taken.
         num_images: images that went through them, repetitions counted.
         state: what the client keeps for its next round, or None.
@@ -178,10 +178,11 @@ class LocalTrainer:
         generator: torch.Generator,
         sparsity: float,
     ) -> Tensor:
-        """One optimiser step; the loss before it, a scalar."""
+        """One optimiser step; the noise-prediction loss before it, a scalar, without what the method adds."""
         model.grad.zero_()
+        task = _Remembered(self.loss)
         with self._precision(batch):
-            value = method.loss(self.loss, model.denoiser, batch, generator)
+            value = method.loss(task, model.denoiser, batch, generator)
         value.backward()
         if sparsity > 0:
             self.penalty.add_gradient(model.weights, model.weight_grads, sparsity)
@@ -189,7 +190,8 @@ class LocalTrainer:
         if self.config.clip_norm is not None:
             _clip(model.grad, self.config.clip_norm)
         optimizer.step()
-        return value.detach()
+        assert task.value is not None, "a method's loss asks for the task's"
+        return task.value
 
     def _precision(self, images: Tensor) -> torch.autocast:
         """What the forward pass computes in."""
@@ -213,6 +215,20 @@ class LocalTrainer:
             vectors |= {name: np.array(moments[name].cpu().numpy()) for name in MOMENTS}
             scalars["step"] = float(moments["step"])
         return ClientState(vectors, scalars, version) if vectors else None
+
+
+class _Remembered:
+    """A loss that remembers its last value."""
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self.value: Tensor | None = None
+
+    def __call__(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        """As the loss itself."""
+        value = self._loss(denoiser, images, generator)
+        self.value = value.detach()
+        return value
 
 
 def _batches(images: Tensor, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:

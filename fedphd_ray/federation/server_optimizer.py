@@ -33,6 +33,8 @@ class FedAvgM(Section):
 class FedAdam(Section):
     """m <- b1 m + (1 - b1) delta; v <- b2 v + (1 - b2) delta^2; x <- x + eta m / (sqrt(v) + tau). No bias correction (the paper).
 
+    m begins at 0 and v at tau^2, the least that the paper's Algorithm 2 allows.
+
     Attributes:
         momentum: b1.
         second_momentum: b2.
@@ -49,9 +51,9 @@ class FedAdam(Section):
 
     def step(self, delta: Tensor, kept: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What is added to the model [num_params] for the change `delta`, and what is kept for the next time."""
-        zero = torch.zeros_like(delta)
-        mean = torch.lerp(delta, kept.get(MOMENTUM, zero), self.momentum)
-        square = torch.lerp(delta.square(), kept.get(SECOND_MOMENT, zero), self.second_momentum)
+        mean = torch.lerp(delta, kept.get(MOMENTUM, torch.zeros_like(delta)), self.momentum)
+        before = kept.get(SECOND_MOMENT, torch.full_like(delta, self.tau**2))
+        square = torch.lerp(delta.square(), before, self.second_momentum)
         return mean / (square.sqrt() + self.tau) * self.learning_rate, {MOMENTUM: mean, SECOND_MOMENT: square}
 
 

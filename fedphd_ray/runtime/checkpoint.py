@@ -25,7 +25,7 @@ from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 
-SCHEMA = 5
+SCHEMA = 6
 CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
 
 
@@ -50,6 +50,24 @@ class _ClientFile(BaseModel):
     sha256: str
 
 
+class _Edge(BaseModel):
+    """`EdgeStatistics`."""
+
+    label_counts: list[int]
+    last_samples: int
+    weight: float
+    part_weights: tuple[float, ...]
+    steps: float
+
+    @classmethod
+    def of(cls, edge: EdgeStatistics) -> "_Edge":
+        return cls.model_validate(vars(edge) | {"label_counts": edge.label_counts.tolist()})
+
+    def statistics(self) -> EdgeStatistics:
+        """As the run has it."""
+        return EdgeStatistics(**(self.model_dump() | {"label_counts": np.array(self.label_counts, dtype=np.int64)}))
+
+
 class _Manifest(BaseModel):
     """`state.json`: everything that is not a tensor."""
 
@@ -60,8 +78,8 @@ class _Manifest(BaseModel):
     version: int
     names: list[str]
     shapes: list[list[int]]
-    edge_label_counts: list[list[int]]
-    edge_last_samples: list[int]
+    syncs: int
+    edges: list[_Edge]
     clients: dict[int, _ClientFile]
     plan: str | None
     pruned_round: int
@@ -216,8 +234,8 @@ def _manifest(state: RunState, clients: dict[int, _ClientFile], tensors_sha256: 
         version=state.model.version,
         names=list(state.model.layout.names),
         shapes=[list(shape) for shape in state.model.layout.shapes],
-        edge_label_counts=[edge.label_counts.tolist() for edge in state.edge_statistics],
-        edge_last_samples=[edge.last_samples for edge in state.edge_statistics],
+        syncs=state.syncs,
+        edges=[_Edge.of(edge) for edge in state.edge_statistics],
         clients=clients,
         plan=None if state.plan is None else state.plan.to_json(),
         pruned_round=state.pruned_round,
@@ -242,10 +260,8 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], states: dict[i
         model=payload("model"),
         ema=payload("ema") if "ema" in tensors else None,
         edge_models=(),
-        edge_statistics=tuple(
-            EdgeStatistics(np.array(counts, dtype=np.int64), last)
-            for counts, last in zip(manifest.edge_label_counts, manifest.edge_last_samples, strict=True)
-        ),
+        edge_statistics=tuple(edge.statistics() for edge in manifest.edges),
+        syncs=manifest.syncs,
         client_states=states,
         state_rounds={client: file.round for client, file in manifest.clients.items()},
         server=below("server/"),
@@ -254,5 +270,5 @@ def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], states: dict[i
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
     )
-    edges = [replace(state.broadcast, vector=tensors[f"edge/{edge}"]) for edge in range(len(manifest.edge_label_counts))]
+    edges = [replace(state.broadcast, vector=tensors[f"edge/{edge}"]) for edge in range(len(manifest.edges))]
     return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))

@@ -1,5 +1,6 @@
 """The cloud: its main loop is the algorithm of the paper, its driver is whatever `Backend` it is given."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
-from fedphd_ray.federation.aggregation import weighted_models
+from fedphd_ray.errors import RunFailedError
+from fedphd_ray.federation.aggregation import weighted_models, weights_by_part
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
@@ -23,7 +25,7 @@ from fedphd_ray.runtime.traffic import downloads, edge_uploads
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
-from fedphd_ray.topology import client_name
+from fedphd_ray.topology import Topology, client_name
 
 
 class Cloud:
@@ -109,7 +111,7 @@ class Cloud:
         for outcome in outcomes:
             edge = outcome.report.edge
             models[edge] = outcome.model
-            statistics[edge] = statistics[edge].merge(outcome.report.label_counts)
+            statistics[edge] = statistics[edge].after(outcome.report)
             new_states |= {
                 report.client: outcome.states[report.client]
                 for report in outcome.report.reports
@@ -140,9 +142,10 @@ class Cloud:
             payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
         with self._watch("aggregate"):
             vector, kept = self._server_step(state, payloads, sum(outcome.report.weight for outcome in outcomes))
-            ema = _average(state.ema, vector, experiment.server.ema_decay)
+            ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
             state,
+            syncs=state.syncs + 1,
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
             server=_arrays(kept),
@@ -154,10 +157,11 @@ class Cloud:
         """The cloud's next model [num_params] from the edges', and what it keeps beside it."""
         experiment = self._experiment
         weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
-        base = as_tensor(state.model.vector)
+        parts = experiment.strategy.parts(state.model.layout)
+        base, models = as_tensor(state.model.vector), [as_tensor(payload.vector) for payload in payloads]
         aggregate = Aggregate(
             base=base,
-            mean=weighted_models(base, [as_tensor(payload.vector) for payload in payloads], weights),
+            mean=weighted_models(base, models, parts, weights_by_part(state.edge_statistics, weights, len(parts))),
             control=None if (control := payloads[0].control) is None else as_tensor(control),
             weight=weight,
             num_clients=experiment.population.num_clients,
@@ -167,6 +171,8 @@ class Cloud:
         if (optimizer := experiment.server.optimizer) is not None:
             step, moments = optimizer.step(vector - base, server)
             vector, kept = base + step, kept | moments
+        if not math.isfinite(float(vector.sum())):
+            raise RunFailedError(_not_finite(state.round, experiment.topology, models, weights))
         return vector, kept
 
     def _broadcast(self, state: RunState) -> RunState:
@@ -201,11 +207,25 @@ def _renewed(states: Mapping[int, Handle], new: Mapping[int, Handle]) -> dict[in
     return {client: handle for client, handle in states.items() if client not in new} | dict(new)
 
 
-def _average(ema: Payload | None, vector: Tensor, decay: float) -> Payload | None:
-    """The moving average after one more model."""
+def _average(ema: Payload | None, vector: Tensor, decay: float, count: int) -> Payload | None:
+    """The moving average of `count` models, of which `vector` is the last: weights 1, decay, decay^2, ... back in time.
+
+    The random network before the first of them has no weight: divided by 1 - decay^count, as Adam does it, the weights sum to 1.
+    """
     if ema is None:
         return None
-    return replace(ema, vector=as_numpy(torch.lerp(vector, as_tensor(ema.vector), decay)))
+    share = (1 - decay) / (1 - decay**count)
+    return replace(ema, vector=as_numpy(torch.lerp(as_tensor(ema.vector), vector, share)))
+
+
+def _not_finite(round: int, topology: Topology, models: Sequence[Tensor], weights: NDArray[np.float64]) -> str:
+    """Whose models, with what weights, made a model that is not finite."""
+    edges = [
+        f"{topology.aggregator_name(edge)}: weight {weight:g}, its model is "
+        + ("finite" if math.isfinite(float(model.sum())) else "not finite")
+        for edge, (model, weight) in enumerate(zip(models, weights, strict=True))
+    ]
+    return f"round {round}: the aggregated model is not finite ({'; '.join(edges)}); lower the learning rates"
 
 
 def _arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -64,7 +64,8 @@ class EdgeServer:
         own_seconds = time.perf_counter() - began
         report = EdgeReport(
             edge=self._edge,
-            weight=max(weights),
+            weight=math.fsum(max(row) for row in folded.weights),
+            part_weights=tuple(weights),
             label_counts=folded.label_counts,
             reports=folded.reports,
             transfers=folded.transfers,

@@ -31,6 +31,7 @@ class RunState:
     Attributes:
         round: rounds done.
         model: the cloud's model, of the last synchronisation.
+        syncs: number of synchronisations so far.
         ema: moving average of the cloud's models, if one is kept.
         edge_models: the model each edge holds.
         edge_statistics: what each edge has seen since the last synchronisation.
@@ -55,6 +56,7 @@ class RunState:
     pruned_round: int = 0
     plan_owed: frozenset[int] = frozenset()
     failures: tuple[str, ...] = ()
+    syncs: int = 0
 
     @property
     def broadcast(self) -> Payload:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedphd_ray.records import EdgeStatistics, Population
 from fedphd_ray.strategies.base import Strategy
 
 
@@ -17,6 +19,9 @@ class FedNova(Strategy):
 
     That a client's normaliser is tau_i is exact for plain SGD, and the usual choice for Adam. With equal steps it is FedAvg. The
     step counts are part of every client's report and travel uncounted, like its loss.
+
+    With edges the same is done at both tiers: to the cloud an edge is a client that has taken tau_e local steps, the sum of its
+    rounds' tau_eff. Where the cloud aggregates every round, that is the flat method.
     """
 
     name: Literal["fednova"] = "fednova"
@@ -30,3 +35,9 @@ class FedNova(Strategy):
         samples, steps = np.asarray(num_samples, dtype=np.float64), np.asarray(num_steps, dtype=np.float64)
         effective_steps = (samples * steps).sum() / samples.sum()
         return float((samples / np.maximum(1, steps)).sum() / samples.sum() * effective_steps)
+
+    def edge_weights(self, edges: Sequence[EdgeStatistics], population: Population) -> NDArray[np.float64]:
+        """p_e tau_eff / tau_e, with tau_eff = sum p_e tau_e; they need not sum to 1."""
+        shares = super().edge_weights(edges, population)
+        steps = np.asarray([edge.steps for edge in edges], dtype=np.float64)
+        return np.where(steps > 0, shares * (shares @ steps) / np.where(steps > 0, steps, 1.0), shares)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedphd_ray.data.sources import Digits
+from fedphd_ray.diffusion import quality
 from fedphd_ray.diffusion.features import FeatureNetwork, default_cache_dir, load_feature_network
 from fedphd_ray.diffusion.quality import QualityMeter
 from fedphd_ray.errors import DataError, UserError
@@ -105,3 +106,22 @@ def test_one_image_is_too_few(meter: QualityMeter, network: FeatureNetwork) -> N
         meter.evaluate(noise(1), 1)
     with pytest.raises(DataError, match="at least 2"):
         QualityMeter(DIGITS.images[:1], network)
+
+
+def test_kid_is_the_unbiased_estimate_over_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against sums over pairs written out, for unequal numbers; in pieces of any size."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(7, 5)), rng.normal(0.3, 1.1, size=(4, 5))
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 5 + 1) ** 3)
+
+    def among(rows: np.ndarray) -> float:
+        return float(np.mean([kernel(x, y) for i, x in enumerate(rows) for j, y in enumerate(rows) if i != j]))
+
+    expected = among(real) + among(fake) - 2 * np.mean([kernel(x, y) for x in real for y in fake])
+    for rows in (1, 3, 1000):
+        monkeypatch.setattr(quality, "KERNEL_ROWS", rows)
+        x, y = torch.from_numpy(real), torch.from_numpy(fake)
+        found = quality.mean_kernel(x) + quality.mean_kernel(y) - 2 * quality.mean_kernel(y, x)
+        assert found == pytest.approx(expected, rel=1e-12)

@@ -75,18 +75,18 @@ def test_updates_of_zero_change_no_bit() -> None:
     total = fold([7.0 * torch.zeros_like(base), 3.0 * torch.zeros_like(base)])
     assert total is not None
     assert torch.equal(apply_update(base, total, ALL, [10.0]), base)
-    assert torch.equal(weighted_models(base, [base.clone(), base.clone()], [0.3, 0.7]), base)
+    assert torch.equal(weighted_models(base, [base.clone(), base.clone()], ALL, [[0.3, 0.7]]), base)
 
 
 def test_weighted_models_is_their_weighted_sum() -> None:
     base, *models = vectors(4)
     expected = 0.2 * models[0] + 0.5 * models[1] + 0.3 * models[2]
-    assert torch.allclose(weighted_models(base, models, [0.2, 0.5, 0.3]), expected, atol=1e-6)
+    assert torch.allclose(weighted_models(base, models, ALL, [[0.2, 0.5, 0.3]]), expected, atol=1e-6)
 
 
 def test_one_edge_at_the_cloud_is_that_edge_to_rounding() -> None:
     base, model = vectors(2)
-    assert torch.allclose(weighted_models(base, [model], [1.0]), model, atol=1e-6)
+    assert torch.allclose(weighted_models(base, [model], ALL, [[1.0]]), model, atol=1e-6)
 
 
 def test_parts_are_averaged_over_those_who_report_them() -> None:

@@ -1,19 +1,27 @@
 """The main loop: what pruning, synchronisation, the moving average and failures do to the state."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from federations import federate, tiny
+from federations import METHODS, Recorder, federate, method, tiny
 
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
+from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.schedule import Schedule
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.runtime.client_host import ClientHost
+from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.local_backend import LocalBackend
-from fedphd_ray.tensors import Layout, as_tensor
+from fedphd_ray.runtime.observer import Observer
+from fedphd_ray.runtime.placement import Placement
+from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.strategies import FedPhD
+from fedphd_ray.tensors import Layout
 
 
 def test_everything_is_smaller_after_the_pruning_round() -> None:
@@ -82,20 +90,6 @@ def test_an_edge_nobody_chose_keeps_its_model() -> None:
         assert np.array_equal(vector, start) == (edge not in chosen)
 
 
-def test_the_moving_average_is_the_one_of_the_cloud_models() -> None:
-    config = tiny(pruning={"mode": "none"}, schedule={"rounds": 2}, hierarchy={"cloud_period": 1})
-    plain = [
-        federate(tiny(pruning={"mode": "none"}, schedule={"rounds": rounds}, hierarchy={"cloud_period": 1})) for rounds in (1, 2)
-    ]
-    averaged = federate(config.model_copy(update={"server": config.server.model_copy(update={"ema_decay": 0.25})}))
-    start = federate_start(config)
-    first, second = (as_tensor(outcome.state.model.vector) for outcome in plain)
-    expected = 0.25 * (0.25 * start + 0.75 * first) + 0.75 * second
-    assert averaged.state.ema is not None
-    assert torch.allclose(as_tensor(averaged.state.ema.vector), expected, atol=1e-6)
-    assert np.array_equal(averaged.state.model.vector, plain[1].state.model.vector)
-
-
 def federate_start(config: Config) -> torch.Tensor:
     experiment = config.build()
     state = initial_state(experiment.spec, experiment.seed)
@@ -136,3 +130,58 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     assert np.array_equal(both.total, singles[0].total + singles[1].total)
     assert both.weights == tuple((float(len(experiment.client_indices[client])),) for client in (1, 4))
     assert both.label_counts.tolist() == experiment.population.label_counts[[1, 4]].sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_the_moving_average_is_that_of_the_aggregates_alone(decay: float) -> None:
+    """After k of them: sum of decay^(k-i) x_i over sum of decay^(k-i). The random network before them has no part in it."""
+    seen: list[np.ndarray] = []
+
+    class Watching(Cloud):
+        def _server_step(self, *args):
+            vector, kept = super()._server_step(*args)
+            seen.append(vector.numpy().copy())
+            return vector, kept
+
+    dense: dict[str, object] = {"pruning": {"mode": "none", "round": None}, "schedule": {"rounds": 6}}
+    experiment = method("fedphd", server={"ema_decay": decay}, **dense).build()
+    backend = LocalBackend(experiment.host_setup())
+    with Observer(experiment, backend, ledger=Ledger(), reporter=Recorder()) as observer:
+        cloud = Watching(experiment, backend, observer)
+        state = cloud.run(cloud.begin())
+    weights = decay ** np.arange(len(seen) - 1, -1, -1)
+    assert len(seen) == state.syncs == 3
+    expected = sum(weight * vector for weight, vector in zip(weights, seen, strict=True)) / weights.sum()
+    assert np.allclose(state.delivered.vector, expected, atol=1e-6)
+
+
+def test_a_round_that_nobody_takes_part_in_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients of round 2 are all away."""
+    plan = Schedule.plan
+
+    def without_clients(self, round, *args):
+        found = plan(self, round, *args)
+        return replace(found, edge_of={}, blocks=(), reported_parts={}) if round == 2 else found
+
+    dense: dict[str, object] = {"pruning": {"mode": "none", "round": None}, "hierarchy": {"cloud_period": 1}}
+    for name in ("fedphd", "fednova", "scaffold", "feddiffuse usplit"):
+        sections = dense if "hierarchy" not in METHODS[name] else {"pruning": dense["pruning"]}
+        one = federate(method(name, schedule={"rounds": 1}, **sections))
+        with monkeypatch.context() as patch:
+            patch.setattr(Schedule, "plan", without_clients)
+            two = federate(method(name, schedule={"rounds": 2}, **sections))
+        assert two.sha256 == one.sha256
+        assert math.isnan(two.records[1].loss)
+        assert two.records[1].participants == {}
+
+
+@pytest.mark.ray
+def test_no_tasks_are_no_round_on_ray(actor_pool) -> None:
+    config = method("fedphd")
+    assert RayBackend(config.build().host_setup(), Placement(1, False, ""), config.runtime, actor_pool).run_edges([]) == []
+
+
+def test_a_model_that_is_not_finite_stops_the_run_and_says_whose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FedPhD, "edge_weights", lambda *_: np.array([np.nan, 1.0]))
+    with pytest.raises(RunFailedError, match=r"round 2: the aggregated model is not finite \(edge/0: weight nan, its model is f"):
+        federate(method("fedphd"))

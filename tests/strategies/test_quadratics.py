@@ -3,16 +3,17 @@
 f_i(w) = a_i / 2 (w - b_i)^2, plain SGD on the full batch, in float64. Figures: ten digits, computed independently.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold
+from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold, weighted_models, weights_by_part
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import LocalOrder
+from fedphd_ray.records import ClientReport, EdgeReport, EdgeStatistics, LocalOrder, Population
 from fedphd_ray.strategies import FedAvg, FedDyn, FedNova, FedProx, Scaffold, Strategy
 from fedphd_ray.strategies.base import CONTROL, Aggregate
 
@@ -105,6 +106,30 @@ def test_unequal_steps_pull_fedavg_and_not_fednova_as_far() -> None:
     assert converged(FedNova(), **unequal) == pytest.approx(0.5632252842, abs=1e-6)
 
 
+@pytest.mark.parametrize(("strategy", "expected"), [(FedAvg(), 2.7107795684), (FedNova(), 0.5632252842)], ids=repr)
+def test_a_client_on_each_of_two_edges_is_the_flat_federation(strategy: Strategy, expected: float) -> None:
+    """The same quadratics, an edge for each client, the cloud every round."""
+    vector, population = torch.zeros(1, dtype=torch.float64), Population(np.array([[1], [1]]))
+    model = FlatModel(Scalar())
+    parts = strategy.parts(model.layout)
+    for round in range(1, 101):
+        models, edges = [], []
+        for client, (b, steps) in enumerate([(-1.0, 1), (3.0, 20)]):
+            config = LocalConfig(optimizer="sgd", learning_rate=LEARNING_RATE, epochs=steps, batch_size=1, clip_norm=None)
+            trainer = LocalTrainer(config, strategy, quadratic, SparsityPenalty("channel"), seed=0)
+            image, order = torch.tensor([[1.0, b]], dtype=torch.float64), LocalOrder(round, client, 1.0, 0.0)
+            result = trainer.train(model, image, order, client=client, received=vector, version=0)
+            weight = strategy.client_weight(1, result.num_steps)
+            total = add_weighted(None, result.update, weight)
+            models.append(apply_update(vector, total, parts, [weight], strategy.step_scale([1], [result.num_steps])))
+            reports = (ClientReport(client, client, 0.0, result.num_steps, steps, 1),)
+            report = EdgeReport(client, weight, (weight,), np.array([1]), reports, (), 0.0, 0.0, 0.0)
+            edges.append(EdgeStatistics.empty(1).after(report))
+        weights = strategy.edge_weights(edges, population)
+        vector = weighted_models(vector, models, parts, weights_by_part(edges, weights, len(parts)))
+    assert float(vector) == pytest.approx(expected, abs=1e-6)
+
+
 def test_option_two_is_the_mean_raw_gradient() -> None:
     """For plain SGD the two renewals of the control are one: after any number of rounds the models are the same."""
     for rounds in (1, 2, 7):
@@ -133,5 +158,5 @@ def test_momentum_at_the_server_changes_the_way_and_not_the_end() -> None:
 def test_first_step_of_fedadam_is_the_formula() -> None:
     delta = converged(FedAvg(), rounds=1)
     config = FedAdam(learning_rate=0.1, tau=1e-3)
-    expected = 0.1 * 0.1 * delta / ((0.01 * delta**2) ** 0.5 + 1e-3)
+    expected = 0.1 * 0.1 * delta / ((0.99 * 1e-3**2 + 0.01 * delta**2) ** 0.5 + 1e-3)  # v begins at tau^2
     assert converged(FedAvg(), optimizer=config, rounds=1) == pytest.approx(expected, rel=1e-6)
