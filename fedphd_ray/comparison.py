@@ -85,6 +85,7 @@ class Point:
 
     Attributes:
         round: rounds done.
+        version: architecture of that moment, 0 for dense.
         fid: of that moment.
         cloud_bytes: over the cloud's link.
         client_bytes: over the clients' links.
@@ -92,6 +93,7 @@ class Point:
     """
 
     round: int
+    version: int
     fid: float
     cloud_bytes: int
     client_bytes: int
@@ -220,9 +222,11 @@ def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Ent
     sums = list(zip(cloud, client, macs, strict=True))
     judged = {QualityFigures.model_validate(line).round: QualityFigures.model_validate(line) for line in metrics.qualities()}
     points = tuple(
-        Point(round, quality.fid, *sums[round]) for round, quality in sorted(judged.items()) if quality.fid is not None
+        Point(round, versions[round], quality.fid, *sums[round])
+        for round, quality in sorted(judged.items())
+        if quality.fid is not None
     )
-    end = Point(len(records), math.nan if summary.fid is None else summary.fid, *sums[-1])
+    end = Point(len(records), versions[-1], math.nan if summary.fid is None else summary.fid, *sums[-1])
     return Entry(label, config.seed, summary, sum(record.local_steps for record in records), points, end)
 
 

@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from fedphd_ray.diffusion.pruned_unet import PrunedUNet2DModel, stock_shapes
@@ -87,7 +88,7 @@ def save_pipeline(directory: Path, unet: UNet2DModel, scheduler: DDIMScheduler) 
     pipeline = DDIMPipeline(unet=unet, scheduler=scheduler)  # type: ignore[arg-type]  # mypy sees a dummy of the scheduler
     pipeline.save_pretrained(directory, safe_serialization=True)
     try:
-        opened = DDIMPipeline.from_pretrained(directory, local_files_only=True)
+        opened = _open_quietly(directory)
         opened.set_progress_bar_config(disable=True)
         steps = min(3, scheduler.config["num_train_timesteps"])
         generator = torch_generator(0, Purpose.SAMPLING, 1)
@@ -99,6 +100,16 @@ def save_pipeline(directory: Path, unet: UNet2DModel, scheduler: DDIMScheduler) 
         (directory / "model_index.json").unlink()
         shutil.rmtree(directory / "unet")
     return failure
+
+
+def _open_quietly(directory: Path) -> DDIMPipeline:
+    """Without a bar of its own, and without advice on other packages."""
+    logging.disable_progress_bar()
+    try:
+        pipeline: DDIMPipeline = DDIMPipeline.from_pretrained(directory, local_files_only=True, low_cpu_mem_usage=False)
+    finally:
+        logging.enable_progress_bar()
+    return pipeline
 
 
 def _narrow_kwargs(model: PrunedUNet2DModel, spec: UNetSpec, num_timesteps: int) -> dict[str, object] | str:

@@ -14,6 +14,9 @@ from fedphd_ray.report import text
 
 COLUMNS = ("method", "FID", "KID", "local steps", "at the cloud", "at the clients", "MACs trained", "parameters", "time")
 PANEL = {"width": 340, "height": 240}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8B4513", "#B8B000")
+"""Okabe and Ito's, and three more: told apart by people who see few colours, and with the markers also in print."""
+MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 
 def write_comparison(entries: Sequence[Entry], out: Path, title: str, command: str) -> str:
@@ -34,7 +37,7 @@ def write_comparison(entries: Sequence[Entry], out: Path, title: str, command: s
     report = _markdown(table, entries, title, command)
     (out / "comparison.md").write_text(report)
     if any(len(entry.points) > 1 for entry in entries):
-        chart = figure(entries)
+        chart = figure(entries, title)
         chart.save(out / "comparison.svg")
         chart.save(out / "comparison.png", scale_factor=2)
     return report
@@ -86,21 +89,29 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def figure(entries: Sequence[Entry]) -> alt.VConcatChart:
-    """FID against bytes at the cloud, bytes at the clients, MACs and rounds; means over the seeds."""
+def figure(entries: Sequence[Entry], title: str) -> alt.VConcatChart:
+    """FID against bytes at the cloud, bytes at the clients, MACs and rounds; means over the seeds, and standard deviations."""
     values = _mean_points(entries)
     labels = list(dict.fromkeys(entry.label for entry in entries))
-    colors = alt.Scale(scheme="tableau10") if len(labels) <= 10 else alt.Scale(scheme="tableau20")
-    color = alt.Color("method:N", sort=labels, scale=colors)
-    shape = alt.Shape("method:N", sort=labels, legend=None)
+    color = alt.Color("method:N", sort=labels, scale=alt.Scale(domain=labels, range=_repeated(COLOURS, len(labels))))
+    shape = alt.Shape("method:N", sort=labels, scale=alt.Scale(domain=labels, range=_repeated(MARKERS, len(labels))))
     panels = [
         _panel(values, color, shape, "cloud_bytes", "bytes over the cloud's link", log=True),
         _panel(values, color, shape, "client_bytes", "bytes over the clients' links", log=True),
         _panel(values, color, shape, "macs", "forward MACs of local training", log=False),
         _panel(values, color, shape, "round", "round", log=False),
     ]
-    chart: alt.VConcatChart = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:])).configure_legend(title=None)
-    return chart
+    notes = ["dashed: the untrained network"]
+    notes += ["ring: first judged after the pruning"] if any(value["just_pruned"] for value in values) else []
+    notes += ["bars: standard deviation over the seeds"] if any(value["low"] != value["high"] for value in values) else []
+    heading = alt.TitleParams(title, subtitle="; ".join(notes), anchor="start")
+    chart: alt.VConcatChart = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]), title=heading)
+    styled: alt.VConcatChart = chart.configure_legend(title=None, symbolSize=80)
+    return styled
+
+
+def _repeated(choices: Sequence[str], number: int) -> list[str]:
+    return [choices[index % len(choices)] for index in range(number)]
 
 
 def _panel(
@@ -109,10 +120,16 @@ def _panel(
     shown = [value for value in values if not log or value[key]]  # nothing is sent before the first round
     scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(padding=12)
     x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format="~s", tickCount=5, tickMinStep=1))
-    y = alt.Y("fid:Q", title="FID", scale=alt.Scale(type="log", nice=False, padding=12), axis=alt.Axis(tickCount=6))
+    fid_scale = alt.Scale(type="log", nice=False, padding=12)
+    y = alt.Y("fid:Q", title="FID", scale=fid_scale, axis=alt.Axis(tickCount=6))
     base = alt.Chart(alt.Data(values=shown)).encode(x=x, y=y, color=color)
-    lines, points = base.mark_line(opacity=0.7).encode(order="round:Q"), base.mark_point(filled=True, size=45)
-    return alt.layer(lines, points.encode(shape=shape)).properties(**PANEL)
+    lines, points = base.mark_line(opacity=0.7).encode(order="round:Q"), base.mark_point(filled=True, size=60, opacity=1)
+    bars = base.mark_rule(opacity=0.6).encode(y=alt.Y("low:Q", title="FID", scale=fid_scale), y2="high:Q")
+    rings = alt.Chart(alt.Data(values=[value for value in shown if value["just_pruned"]])).encode(x=x, y=y)
+    untrained = [value for value in values if value["round"] == 0][:1]
+    start = alt.Chart(alt.Data(values=untrained)).mark_rule(strokeDash=[4, 4], color="grey").encode(y=y)
+    ringed = rings.mark_point(filled=False, size=220, color="black", shape="circle")
+    return alt.layer(start, bars, lines, points.encode(shape=shape), ringed).properties(**PANEL)
 
 
 def _mean_points(entries: Sequence[Entry]) -> list[dict[str, object]]:
@@ -120,16 +137,23 @@ def _mean_points(entries: Sequence[Entry]) -> list[dict[str, object]]:
     values: list[dict[str, object]] = []
     for label in dict.fromkeys(entry.label for entry in entries):
         points = [point for entry in entries if entry.label == label for point in entry.points]
+        version = 0
         for round in sorted({point.round for point in points}):
             own = [point for point in points if point.round == round]
+            fids = [point.fid for point in own]
+            mean, spread = statistics.fmean(fids), statistics.stdev(fids) if len(fids) > 1 else 0.0
             values.append(
                 {
                     "method": label,
                     "round": round,
-                    "fid": statistics.fmean(point.fid for point in own),
+                    "fid": mean,
+                    "low": max(mean - spread, 0.1 * mean),  # a logarithmic axis has no zero
+                    "high": mean + spread,
+                    "just_pruned": own[0].version > version,
                     "cloud_bytes": statistics.fmean(point.cloud_bytes for point in own),
                     "client_bytes": statistics.fmean(point.client_bytes for point in own),
                     "macs": statistics.fmean(point.macs for point in own),
                 }
             )
+            version = own[0].version
     return values
