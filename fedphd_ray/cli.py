@@ -1,6 +1,7 @@
 """The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
 
 import os
+import secrets
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -52,16 +53,22 @@ def run(
 
     chosen = load_config(config, overrides)
     experiment = _build(chosen)
-    directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    unique = secrets.token_hex(3)  # several may start in one second
+    directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
     _follow(experiment, directory, chosen.to_yaml())
 
 
 @app.command()
-def resume(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")]) -> None:
+def resume(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
+) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
     from fedphd_ray.config import load_config  # noqa: PLC0415
+    from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
 
-    _follow(_build(load_config(run_dir / "config.yaml")), run_dir, None)
+    Identity.read(run_dir)  # refuses what is no run directory
+    _follow(_build(load_config(run_dir / "config.yaml")), run_dir, None, restart=restart)
 
 
 @app.command()
@@ -187,7 +194,7 @@ def _build(config: "Config") -> "Experiment":
     return experiment
 
 
-def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None) -> "Summary":
+def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None, *, restart: bool = False) -> "Summary":
     """Runs (or resumes, without a configuration to write) and shows it."""
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
@@ -198,7 +205,7 @@ def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None) 
         progress.say(describe(experiment))
         try:
             if config_yaml is None:
-                summary = runs.resume(experiment, directory, progress, progress.say)
+                summary = runs.resume(experiment, directory, progress, progress.say, restart=restart)
             else:
                 summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
         except StoppedError:

@@ -1,7 +1,6 @@
 """The same federation under several methods: the same data, partition, cohorts and sampling seeds, and the same local work."""
 
 import math
-import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from fedphd_ray.config import Config, load_config
-from fedphd_ray.errors import ConfigError
-from fedphd_ray.runtime.books import Books
+from fedphd_ray.errors import ConfigError, UserError
 from fedphd_ray.runtime.progress import MetricsFile, Reporter
-from fedphd_ray.runtime.run import resume, run, shared_actors
+from fedphd_ray.runtime.run import resume, run
 from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.start import Needs, shared_actors
 from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:
@@ -147,11 +146,12 @@ def compare(
         ConfigError: a directory holds a run of another configuration.
     """
     entries = []
-    directories = [out / contender.label.translate(NO_SPECIALS) / f"seed-{config.seed}" for contender, config in runs]
-    for (_, config), directory in zip(runs, directories, strict=True):
+    placed = [(contender, *_placed(contender, config, out)) for contender, config in runs]
+    for _, config, directory in placed:
         _refuse_another_run(config, directory)
-    with shared_actors([config.build() for _, config in runs], say) as pool:
-        for (contender, config), directory in zip(runs, directories, strict=True):
+    experiments = (config.build() for _, config, _ in placed)  # all are looked at before one runs, and none is kept
+    with shared_actors([Needs.of(experiment) for experiment in experiments], say) as pool:
+        for contender, config, directory in placed:
             title = f"{contender.label}, seed {config.seed}"
             if (summary := Summary.read(directory)) is not None:
                 say(f"{title}: finished before, in {directory}")
@@ -161,6 +161,15 @@ def compare(
                     summary = _go_on(config, directory, progress, say, pool)
             entries.append(_entry(contender.label, config, summary, directory))
     return entries
+
+
+def _placed(contender: Contender, config: Config, out: Path) -> tuple[Config, Path]:
+    """A run's configuration with a place of its own for its checkpoints, and its directory."""
+    parts = (contender.label.translate(NO_SPECIALS), f"seed-{config.seed}")
+    if config.checkpoint.path is not None:
+        path = "/".join([config.checkpoint.path.rstrip("/"), *parts])
+        config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"path": path})})
+    return config, out.joinpath(*parts)
 
 
 def planned(base: Path, common: Sequence[str], chosen: Sequence[Contender], seeds: int) -> list[tuple[Contender, Config]]:
@@ -188,10 +197,9 @@ def equal_work(entries: Sequence[Entry]) -> bool:
 
 
 def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
-    """From the newest checkpoint if there is one; what a run left that died before its first one is removed."""
-    if Books.of(directory, config.checkpoint).checkpoints.rounds():
+    """From the newest checkpoint if the run has begun before."""
+    if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
         return resume(config.build(), directory, reporter, say, pool)
-    shutil.rmtree(directory, ignore_errors=True)
     return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
 
 
@@ -210,6 +218,13 @@ def _refuse_another_run(config: Config, directory: Path) -> None:
 def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Entry:
     """Sums up a run's files."""
     metrics = MetricsFile(directory)
+    if [seal.sha256 for seal in metrics.seals()] != [summary.metrics_sha256, summary.quality_sha256]:
+        raise UserError(
+            str(directory),
+            expected="the metrics.jsonl and quality.jsonl that the run finished with",
+            found="missing, damaged or other ones",
+            remedy="restore them from a copy, or remove this run's directory to have it run again",
+        )
     records = [RoundFigures.model_validate(line) for line in metrics.rounds()]
     # A round is trained with the architecture that the round before left.
     versions = [1 if config.pruning.mode == "at_init" else 0, *(record.version for record in records)]

@@ -167,7 +167,12 @@ class Config(Section):
             checkpoint=self.checkpoint,
             failures=self.failures,
             faults=FaultScript(self.faults),
+            settings=self.settings(),
         )
+
+    def settings(self) -> dict[str, object]:
+        """The resolved configuration as plain values; a strategy from outside this package is dumped by itself."""
+        return self.model_dump(mode="json", exclude={"strategy"}) | {"strategy": self.strategy.model_dump(mode="json")}
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default filled in."""

@@ -23,7 +23,7 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         if status.st_size > most_bytes:
             raise OSError(f"{path.name} has {status.st_size:,} bytes, more than the {most_bytes:,} that it may have")
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read(most_bytes)
+            return file.read(status.st_size)
     finally:
         os.close(descriptor)
 

@@ -1,5 +1,6 @@
 """Small federations for tests, and one way to run them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.run import start_backend
+from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
@@ -99,6 +100,10 @@ class Recorder:
 
     rounds: list[RoundRecord] = field(default_factory=list)
     qualities: list[tuple[int, QualityReport]] = field(default_factory=list)
+    begun: tuple[int, dict[str, int]] = (0, {})
+
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        self.begun = (round, dict(bytes_by_hop))
 
     def on_quality(self, round: int, quality: QualityReport) -> None:
         self.qualities.append((round, quality))

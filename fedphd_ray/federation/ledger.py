@@ -1,15 +1,17 @@
 """The ledger: one row per transfer, written as Parquet, summed by any column."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from fedphd_ray.errors import UserError
+from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import Transfer
 from fedphd_ray.topology import Hop
 
@@ -28,6 +30,7 @@ SCHEMA = pa.schema(
         ("attempt", pa.int32()),
     ]
 )
+MOST_BYTES = 2**30  # of one part
 COLUMNS = tuple(field.name for field in fields(Transfer))
 
 
@@ -45,6 +48,7 @@ class Ledger:
         self._rows_per_part = rows_per_part
         self._batches: list[pa.RecordBatch] = []
         self._bytes_by_hop: dict[str, int] = defaultdict(int)
+        self._hashes: dict[str, str] = {}
 
     def extend(self, transfers: Sequence[Transfer]) -> dict[str, int]:
         """Adds a round's rows and returns their bytes by hop."""
@@ -75,20 +79,35 @@ class Ledger:
             self._write(self.unwritten, last_round)
             self._batches.clear()
 
-    def rewind(self, round: int) -> None:
-        """Forgets every row after `round`: a resumed run goes on from there and counts nothing twice."""
+    def rewind(self, round: int) -> tuple[int, str]:
+        """Forgets every part after `round`; the number of those that stay, and their hash.
+
+        A part ends with a checkpoint's round at the latest: none holds rows from before and after it.
+
+        Raises:
+            UserError: a part cannot be read.
+        """
         self._batches.clear()
         self._bytes_by_hop.clear()
-        if self._directory is None or not self._directory.is_dir():
-            return
-        for path in sorted(self._directory.glob("round-*.parquet")):
-            table = pq.read_table(path, schema=SCHEMA)
-            kept = table.filter(pc.field("round") <= round)
-            if kept.num_rows < table.num_rows:
-                self._write(kept, round)  # a part is named for its last round: the next flush must not replace this one
+        for path in self._parts():
+            if _last_round(path) > round:
                 path.unlink()
-            for hop, total in _sum_bytes(kept, "hop").items():
+        for path in self._parts():
+            for hop, total in _sum_bytes(_read_part(path), "hop").items():
                 self._bytes_by_hop[hop] += total
+        return self.parts_sha256()
+
+    def parts_sha256(self) -> tuple[int, str]:
+        """The number of parts, and a hash over their names and contents."""
+        sha, parts = hashlib.sha256(), self._parts()
+        for path in parts:
+            if path.name not in self._hashes:  # a part never changes
+                self._hashes[path.name] = hashlib.sha256(read_regular(path, MOST_BYTES)).hexdigest()
+            sha.update(f"{path.name}:{self._hashes[path.name]};".encode())
+        return len(parts), sha.hexdigest()
+
+    def _parts(self) -> list[Path]:
+        return [] if self._directory is None else sorted(self._directory.glob("round-*.parquet"))
 
     def _write(self, table: pa.Table, last_round: int) -> None:
         """One part, beside and renamed; nothing for no rows."""
@@ -96,13 +115,31 @@ class Ledger:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"round-{last_round:06d}.parquet"
-        pq.write_table(table, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_whole(path, sink.getvalue().to_pybytes())
+        self._hashes.pop(path.name, None)
 
 
 def read_ledger(directory: Path) -> pa.Table:
     """All rows of a run, as one Arrow table with `SCHEMA`'s columns."""
     return ds.dataset(directory, schema=SCHEMA, format="parquet").to_table().sort_by([("round", "ascending")])
+
+
+def _last_round(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))
+
+
+def _read_part(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(read_regular(path, MOST_BYTES)), schema=SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            str(path),
+            expected="a part of a ledger, as a run writes it",
+            found=str(error).partition("\n")[0],
+            remedy="restore it from a copy",
+        ) from None
 
 
 def _sum_bytes(table: pa.Table, column: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -57,6 +58,11 @@ class ConsoleProgress:
     def say(self, line: str) -> None:
         """One sentence outside the panel."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands in it are copied
+
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """Counts on from what was sent before the run was stopped."""
+        self._bytes = defaultdict(int, bytes_by_hop)
+        self._bar.update(self._task, completed=round)
 
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Remembers the newest figures; a line of its own for each evaluation."""

@@ -1,51 +1,117 @@
 """What a run writes down between rounds, kept in step: metrics, ledger and checkpoints."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
+from fedphd_ray.diffusion.unet import parameter_shapes
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.checkpoint import CheckpointConfig, Checkpoints
+from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.manifest import Frame
 from fedphd_ray.runtime.progress import MetricsFile
+from fedphd_ray.runtime.prune import pruned_shapes
+from fedphd_ray.runtime.seals import LedgerSeal, Seal
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.runtime.storage import open_storage
 
+Say = Callable[[str], None]
 
-@dataclass(frozen=True)
+
 class Books:
-    """The three of one run directory."""
+    """The three of one run directory.
 
-    metrics: MetricsFile
-    ledger: Ledger
-    checkpoints: Checkpoints
+    Args:
+        directory: of the run; need not exist yet.
+        experiment: what is run.
+        run: the run's name, in every checkpoint of it.
+    """
 
-    @classmethod
-    def of(cls, directory: Path, config: CheckpointConfig) -> Self:
-        """Those of a run directory, which need not exist yet."""
-        storage = open_storage(config.path or str(directory / "checkpoints"))
-        return cls(MetricsFile(directory), Ledger(directory / "ledger"), Checkpoints(storage, config))
+    def __init__(self, directory: Path, experiment: Experiment, run: str) -> None:
+        self._directory = directory
+        self._began, self._seconds_before = time.perf_counter(), 0.0
+        self.metrics = MetricsFile(directory)
+        self.ledger = Ledger(directory / "ledger")
+        storage = open_storage(experiment.checkpoint.path or str(directory / "checkpoints"))
+        self.checkpoints = Checkpoints(storage, experiment.checkpoint, run, self._seal, _frame(experiment))
 
-    def restore(self, backend: Backend, say: Callable[[str], None]) -> RunState | None:
-        """The state of the newest whole checkpoint, all that was written after it forgotten; None (all forgotten) without any.
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds that the run has taken, those before it was stopped included."""
+        return self._seconds_before + time.perf_counter() - self._began
+
+    def restore(self, backend: Backend, say: Say, *, restart: bool) -> RunState | None:
+        """The state of the newest whole checkpoint, all that was written after it forgotten; None to begin from the start.
+
+        Args:
+            backend: where states go.
+            say: told what was found.
+            restart: whether rounds without a checkpoint may be forgotten, and trained again.
 
         Raises:
-            UserError: there are checkpoints, and none is whole: whoever wants to begin again should say so.
+            UserError: no checkpoint is whole, or it is another run's; the books are damaged; or there are rounds in them and no
+                checkpoint, and nobody said that they may be forgotten.
         """
-        state, warnings = self.checkpoints.load_newest(backend)
+        found, warnings = self.checkpoints.load_newest(backend)
         for warning in warnings:
             say(f"warning: {warning}")
-        if state is None and warnings:
+        if found is None and warnings:
             raise UserError(
                 str(self.checkpoints.storage),
                 expected="a whole checkpoint",
                 found="; ".join(warnings),
                 remedy="start again with `fedphd run`, into another directory",
             )
-        last_round = -1 if state is None else state.round
-        self.metrics.rewind(last_round)
-        self.ledger.rewind(last_round)
-        say("no checkpoint yet: from the beginning" if state is None else f"resumed after round {state.round}")
+        if found is None:
+            self._begin_again(say, restart=restart)
+            return None
+        state, seal = found
+        if seal is not None:
+            self.metrics.rewind(seal.metrics, seal.quality)
+            if self.ledger.rewind(state.round) != (seal.ledger.num_parts, seal.ledger.sha256):
+                raise UserError(
+                    str(self._directory / "ledger"),
+                    expected=f"the {seal.ledger.num_parts} parts that the run wrote before its checkpoint of round {state.round}",
+                    found="missing, damaged or other ones",
+                    remedy="restore them from a copy; without them the traffic of the run would be wrong",
+                )
+            self._seconds_before = seal.wall_seconds
+        say(f"resumed after round {state.round}")
         return state
+
+    def _begin_again(self, say: Say, *, restart: bool) -> None:
+        rounds = self.metrics.num_lines()
+        if rounds and not restart:
+            raise UserError(
+                str(self.checkpoints.storage),
+                expected="a checkpoint to go on from",
+                found=f"none, though {rounds} rounds are in the run's books",
+                remedy=f"see that the folder is mounted; `fedphd resume {self._directory} --restart` forgets these rounds and "
+                "trains them again",
+            )
+        self.metrics.clear()
+        self.ledger.rewind(-1)
+        say("no checkpoint yet: from the beginning")
+
+    def _seal(self) -> Seal:
+        num_parts, sha256 = self.ledger.parts_sha256()
+        metrics, quality = self.metrics.seals()
+        ledger = LedgerSeal(num_parts=num_parts, sha256=sha256)
+        return Seal(metrics=metrics, quality=quality, ledger=ledger, wall_seconds=self.wall_seconds)
+
+
+def _frame(experiment: Experiment) -> Frame:
+    """What any checkpoint of an experiment is like."""
+    spec = experiment.spec
+    shapes = [dict(parameter_shapes(spec))]
+    if experiment.pruning.mode != "none":
+        shapes.append(dict(pruned_shapes(spec, experiment.pruning.ratio).by_name))
+    return Frame(
+        shapes=tuple(shapes),
+        num_edges=len(experiment.topology.aggregators),
+        num_classes=experiment.population.num_classes,
+        num_clients=experiment.population.num_clients,
+        rounds=experiment.schedule.rounds,
+    )

@@ -6,27 +6,30 @@ those that took part since the last checkpoint are written.
 
 import contextlib
 import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedphd_ray.errors import ModelFileError, UserError
+from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientState, EdgeStatistics, Payload
+from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.manifest import SCHEMA, ClientFile, EdgeFile, Frame, Manifest
+from fedphd_ray.runtime.seals import Seal
 from fedphd_ray.runtime.state import RunState, keep_all
-from fedphd_ray.runtime.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
 from fedphd_ray.runtime.storage import Storage
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 
-SCHEMA = 6
-CLIENTS, TENSORS, MANIFEST = "clients", "tensors.safetensors", "state.json"
+MOST_MANIFEST_BYTES = 256 * 2**20
+CLIENTS, TENSORS, MANIFEST, OWNER = "clients", "tensors.safetensors", "state.json", "run"
 
 
 class CheckpointConfig(Section):
@@ -42,80 +45,16 @@ class CheckpointConfig(Section):
     keep: PositiveInt = 3
     path: str | None = None
 
-
-class _ClientFile(BaseModel):
-    """What one client keeps: the round it comes from, and the content hash that names the file."""
-
-    round: int
-    sha256: str
-
-
-class _Edge(BaseModel):
-    """`EdgeStatistics`."""
-
-    label_counts: list[int]
-    last_samples: int
-    weight: float
-    part_weights: tuple[float, ...]
-    steps: float
-
+    @field_validator("path")
     @classmethod
-    def of(cls, edge: EdgeStatistics) -> "_Edge":
-        return cls.model_validate(vars(edge) | {"label_counts": edge.label_counts.tolist()})
-
-    def statistics(self) -> EdgeStatistics:
-        """As the run has it."""
-        return EdgeStatistics(**(self.model_dump() | {"label_counts": np.array(self.label_counts, dtype=np.int64)}))
-
-
-class _Manifest(BaseModel):
-    """`state.json`: everything that is not a tensor."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: int
-    round: int
-    version: int
-    names: list[str]
-    shapes: list[list[int]]
-    syncs: int
-    edges: list[_Edge]
-    clients: dict[int, _ClientFile]
-    plan: str | None
-    pruned_round: int
-    plan_owed: list[int]
-    failures: list[str]
-    tensors_sha256: str
-    manifest_sha256: str = ""
-
-    def sealed(self) -> str:
-        """The file, with a hash of everything else that is in it."""
-        return self.model_copy(update={"manifest_sha256": self._hash()}).model_dump_json(indent=1)
-
-    @classmethod
-    def opened(cls, data: bytes) -> "_Manifest":
-        """A manifest that is what was written.
-
-        Raises:
-            ValueError: it is not.
-            UserError: another version of this program wrote it.
-        """
-        tree = json.loads(data)
-        schema = tree.get("schema_version") if isinstance(tree, dict) else None
-        if isinstance(schema, int) and schema != SCHEMA:
-            raise UserError(
-                "checkpoint",
-                expected=f"schema {SCHEMA}, which this version reads",
-                found=f"schema {schema}",
-                remedy="resume with the version of fedphd_ray that wrote it, or start another run elsewhere",
-            )
-        manifest = cls.model_validate_json(data)
-        if manifest.manifest_sha256 != manifest._hash():
-            raise ValueError("its manifest is damaged (content hash differs)")
-        return manifest
-
-    def _hash(self) -> str:
-        return hashlib.sha256(self.model_copy(update={"manifest_sha256": ""}).model_dump_json().encode()).hexdigest()
+    def _absolute(cls, path: str | None) -> str | None:
+        """A folder means the same wherever the run goes on from, and is nobody's URI."""
+        if path is None or "://" in path:
+            return path
+        try:
+            return str(Path(path).expanduser().absolute())
+        except RuntimeError:
+            raise ConfigError("checkpoint.path", expected="a folder", found=f"{path}: there is no such user") from None
 
 
 class Checkpoints:
@@ -124,12 +63,23 @@ class Checkpoints:
     Args:
         storage: where.
         config: when, and how many stay.
+        run: whose; the checkpoints of another run are refused.
+        seal: asked for what is in the books when a checkpoint is written; None for no books.
+        frame: what they must be like; None for anything.
     """
 
-    def __init__(self, storage: Storage, config: CheckpointConfig) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        config: CheckpointConfig,
+        run: str = "",
+        seal: Callable[[], Seal] | None = None,
+        frame: Frame | None = None,
+    ) -> None:
         self.storage = storage
         self.config = config
-        self._written: dict[int, tuple[_ClientFile, int]] = {}  # with the architecture version: which state of the client it is
+        self._run, self._seal, self._frame = run, seal, frame
+        self._written: dict[int, tuple[ClientFile, int]] = {}  # with the architecture version: which state of the client it is
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the state after `round` is saved."""
@@ -140,7 +90,8 @@ class Checkpoints:
         folder = f"round-{state.round:06d}"
         clients = {client: self._write_client(client, state, backend) for client in state.client_states}
         tensors = save(_tensors(state, backend))
-        manifest = _manifest(state, clients, hashlib.sha256(tensors).hexdigest())
+        books = None if self._seal is None else self._seal()
+        manifest = _manifest(state, self._run, clients, books, hashlib.sha256(tensors).hexdigest())
         self.storage.write(f"{folder}/{TENSORS}", tensors)
         self.storage.write(f"{folder}/{MANIFEST}", manifest.sealed().encode())
         self._remove_old(manifest)
@@ -152,8 +103,28 @@ class Checkpoints:
     def _folders(self) -> list[str]:
         return [name for name in self.storage.names() if name.startswith("round-")]
 
-    def load_newest(self, backend: Backend) -> tuple[RunState | None, list[str]]:
-        """The newest checkpoint that is whole, and a sentence for each newer one that is not."""
+    def claim(self) -> None:
+        """Makes the place this run's, before its first checkpoint.
+
+        Raises:
+            UserError: another run's checkpoints lie there, or another run has it.
+        """
+        owner = self.storage.read(OWNER, 1000).decode("ascii", "replace") if OWNER in self.storage.names() else ""
+        if owner not in ("", self._run) or (not owner and self._folders()):
+            raise UserError(
+                str(self.storage),
+                expected="a place for the checkpoints of this run alone",
+                found="those of another run",
+                remedy="give each run a checkpoint.path of its own, or leave it out: then they lie in the run directory",
+            )
+        self.storage.write(OWNER, self._run.encode())
+
+    def load_newest(self, backend: Backend) -> tuple[tuple[RunState, Seal | None] | None, list[str]]:
+        """The newest checkpoint that is whole, with what it says of the books, and a sentence for each newer one that is not.
+
+        Raises:
+            UserError: another run or another version of this program wrote it.
+        """
         warnings: list[str] = []
         for folder in reversed(self.rounds()):
             try:
@@ -162,23 +133,38 @@ class Checkpoints:
                 warnings.append(f"{folder} was passed over: {error.found}")
         return None, warnings
 
-    def _load(self, folder: str, backend: Backend) -> RunState:
+    def _load(self, folder: str, backend: Backend) -> tuple[RunState, Seal | None]:
         """Reads a checkpoint, whatever is wrong with it being a `ModelFileError`."""
         try:
-            manifest = _Manifest.opened(self.storage.read(f"{folder}/{MANIFEST}"))
-            tensors = self.storage.read(f"{folder}/{TENSORS}")
+            manifest = self._manifest(folder)
+            self._require_own(manifest)
+            if self._frame is not None:
+                manifest.require_fit(self._frame)
+            tensors = self.storage.read(f"{folder}/{TENSORS}", manifest.most_tensor_bytes)
             if hashlib.sha256(tensors).hexdigest() != manifest.tensors_sha256:
                 raise ValueError("its tensors are damaged (content hash differs)")
             oldest_first = dict(sorted(manifest.clients.items(), key=lambda item: item[1].round))
             states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client]))
             self._written = {client: (file, manifest.version) for client, file in manifest.clients.items()}
-            return _restore(manifest, load(tensors), states, backend)
-        except (OSError, ValueError, KeyError, AssertionError, RecursionError, SafetensorError) as error:
+            return _restore(manifest, load(tensors), states, backend), manifest.books
+        except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError, PruningError, SafetensorError) as error:
             raise ModelFileError(
                 folder, expected="a whole checkpoint", found=str(error), remedy="resume from an older checkpoint"
             ) from error
 
-    def _write_client(self, client: int, state: RunState, backend: Backend) -> _ClientFile:
+    def _manifest(self, folder: str) -> Manifest:
+        return Manifest.opened(self.storage.read(f"{folder}/{MANIFEST}", MOST_MANIFEST_BYTES))
+
+    def _require_own(self, manifest: Manifest) -> None:
+        if manifest.run != self._run:
+            raise UserError(
+                str(self.storage),
+                expected=f"checkpoints of this run ({self._run[:8]})",
+                found=f"those of another run ({manifest.run[:8]})",
+                remedy="every run needs a checkpoint.path of its own; put this run's checkpoints back where they were",
+            )
+
+    def _write_client(self, client: int, state: RunState, backend: Backend) -> ClientFile:
         """The file of a client's state; written only if no earlier checkpoint has it."""
         round, version = state.state_rounds[client], state.model.version
         if client in self._written:
@@ -186,18 +172,18 @@ class Checkpoints:
             if (file.round, of_version) == (round, version):
                 return file
         data = to_bytes(backend.get_state(state.client_states[client]))
-        file = _ClientFile(round=round, sha256=hashlib.sha256(data).hexdigest())
+        file = ClientFile(round=round, sha256=hashlib.sha256(data).hexdigest())
         self.storage.write(_client_file(file.sha256), data)
         self._written[client] = file, version
         return file
 
-    def _read_client(self, client: int, file: _ClientFile) -> ClientState:
-        data = self.storage.read(_client_file(file.sha256))
+    def _read_client(self, client: int, file: ClientFile) -> ClientState:
+        data = self.storage.read(_client_file(file.sha256), MOST_STATE_BYTES)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise ValueError(f"what {client_name(client)} keeps is damaged (content hash differs)")
         return from_bytes(data)
 
-    def _remove_old(self, newest: _Manifest) -> None:
+    def _remove_old(self, newest: Manifest) -> None:
         """Checkpoints beyond the number kept, unfinished ones, and client files that none of the others holds."""
         kept = self.rounds()[-self.config.keep :]
         for old in self._folders():
@@ -206,7 +192,7 @@ class Checkpoints:
         needed = {file.sha256 for file in newest.clients.values()}
         for folder in kept[:-1]:
             with contextlib.suppress(OSError, ValueError):  # a damaged one needs nothing
-                manifest = _Manifest.opened(self.storage.read(f"{folder}/{MANIFEST}"))
+                manifest = self._manifest(folder)
                 needed |= {file.sha256 for file in manifest.clients.values()}
         for name in self.storage.names(CLIENTS):
             if name.partition(".")[0] not in needed:
@@ -227,15 +213,17 @@ def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _manifest(state: RunState, clients: dict[int, _ClientFile], tensors_sha256: str) -> _Manifest:
-    return _Manifest(
+def _manifest(state: RunState, run: str, clients: dict[int, ClientFile], books: Seal | None, tensors_sha256: str) -> Manifest:
+    return Manifest(
         schema_version=SCHEMA,
+        run=run,
+        books=books,
         round=state.round,
         version=state.model.version,
         names=list(state.model.layout.names),
         shapes=[list(shape) for shape in state.model.layout.shapes],
         syncs=state.syncs,
-        edges=[_Edge.of(edge) for edge in state.edge_statistics],
+        edges=[EdgeFile.of(edge) for edge in state.edge_statistics],
         clients=clients,
         plan=None if state.plan is None else state.plan.to_json(),
         pruned_round=state.pruned_round,
@@ -245,7 +233,7 @@ def _manifest(state: RunState, clients: dict[int, _ClientFile], tensors_sha256: 
     )
 
 
-def _restore(manifest: _Manifest, tensors: dict[str, np.ndarray], states: dict[int, object], backend: Backend) -> RunState:
+def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[int, object], backend: Backend) -> RunState:
     layout = Layout(tuple(manifest.names), tuple(tuple(shape) for shape in manifest.shapes))
     version = manifest.version
 

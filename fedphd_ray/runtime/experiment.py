@@ -1,7 +1,9 @@
 """An experiment: every choice made, as objects. The configuration builds it, tests build it by hand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,7 @@ class Experiment:
 
     Attributes:
         client_indices: per client, its rows of the data set (sorted, disjoint, together all of them).
+        settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Experiment:
     checkpoint: CheckpointConfig
     failures: FailureConfig
     faults: FaultScript
+    settings: Mapping[str, Any]
 
     @cached_property
     def population(self) -> Population:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.errors import UserError
+from fedphd_ray.files import read_regular, read_text, write_whole
 from fedphd_ray.records import EdgeReport, RoundPlan
+from fedphd_ray.runtime.seals import MOST_BYTES, FileSeal
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ def round_record(
 class Reporter(Protocol):
     """Told what happens, in the driver, between rounds. Must not change anything and must be cheap."""
 
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """The run begins after `round` (0 for a new one), when so many bytes have been sent."""
+
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """The model was judged after `round` (0: before training)."""
 
@@ -107,6 +113,11 @@ class Reporters:
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
+
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """Tells all."""
+        for reporter in self._reporters:
+            reporter.on_start(round, bytes_by_hop)
 
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Tells all."""
@@ -126,6 +137,9 @@ class MetricsFile:
         self._metrics = directory / "metrics.jsonl"
         self._quality = directory / "quality.jsonl"
 
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """Nothing is written."""
+
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Adds a line to `quality.jsonl`."""
         _append(self._quality, {"round": round, **vars(quality)})
@@ -135,11 +149,29 @@ class MetricsFile:
         figures = {"fid": quality.fid, "kid": quality.kid} if quality is not None else {}
         _append(self._metrics, {**vars(record), **figures})
 
-    def rewind(self, round: int) -> None:
-        """Forgets what was written after `round`."""
+    def seals(self) -> tuple[FileSeal, FileSeal]:
+        """Of both files as they are."""
+        return FileSeal.of(self._metrics), FileSeal.of(self._quality)
+
+    def rewind(self, metrics: FileSeal, quality: FileSeal) -> None:
+        """Forgets what was written after the seals.
+
+        Raises:
+            UserError: something is missing of what was written before.
+        """
+        kept = [(path, seal.sealed_part(path)) for path, seal in ((self._metrics, metrics), (self._quality, quality))]
+        for path, data in kept:
+            if data or path.exists():
+                write_whole(path, data)
+
+    def clear(self) -> None:
+        """Forgets everything."""
         for path in (self._metrics, self._quality):
-            kept = [line for line in read_lines(path) if _int(line["round"]) <= round]
-            path.write_text("".join(_line(entry) for entry in kept))
+            path.unlink(missing_ok=True)
+
+    def num_lines(self) -> int:
+        """Rounds that were written down, whole or not."""
+        return read_regular(self._metrics, MOST_BYTES).count(b"\n") if self._metrics.exists() else 0
 
     def rounds(self) -> list[dict[str, object]]:
         """All lines of `metrics.jsonl`."""
@@ -151,12 +183,27 @@ class MetricsFile:
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:
-    """The objects of a JSON-lines file; a last line cut short by a crash is left out."""
+    """The objects of a JSON-lines file.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if not path.exists():
+        return []
     entries: list[dict[str, object]] = []
-    if path.is_file():
-        for line in path.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                entries.append(json.loads(line))
+    try:
+        for number, line in enumerate(read_text(path, MOST_BYTES).splitlines(), start=1):
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError(f"line {number} is no object")
+            entries.append(entry)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            str(path),
+            expected="one JSON object per line, as a run writes them",
+            found=str(error),
+            remedy="restore the file from a copy, or `fedphd resume` the run: it writes again what follows its checkpoint",
+        ) from None
     return entries
 
 
@@ -170,8 +217,3 @@ def _append(path: Path, entry: Mapping[str, object]) -> None:
 def _line(entry: Mapping[str, object]) -> str:
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
     return json.dumps(finite) + "\n"
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int)
-    return value

@@ -1,45 +1,32 @@
 """One run, from an experiment to a finished run directory."""
 
 import contextlib
-import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import RunFailedError, StateLostError, UserError
-from fedphd_ray.federation.channel import model_message
-from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
+from fedphd_ray.files import refuse_links, write_whole
+from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.local_backend import LocalBackend
+from fedphd_ray.runtime.identity import Identity
 from fedphd_ray.runtime.observer import Observer, delivered_models
-from fedphd_ray.runtime.placement import decide
 from fedphd_ray.runtime.progress import Reporter, Reporters
-from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.spilling import SpillingBackend
+from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.runtime.stopping import locked, stop_signals
-from fedphd_ray.threads import torch_threads
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Started:
-    """A backend that is up, and a sentence about where rounds run."""
-
-    backend: Backend
-    placement: str
 
 
 def run(
@@ -61,13 +48,16 @@ def run(
         pool: actors to use (`shared_actors`); None starts and ends the run's own.
     """
     _require_no_run(directory)
+    identity = Identity.new(experiment)
 
     def prepare() -> None:
         _require_no_run(directory)
+        Books(directory, experiment, identity.run).checkpoints.claim()
         if config_yaml:
-            (directory / "config.yaml").write_text(config_yaml)
+            write_whole(directory / "config.yaml", config_yaml.encode())
+        identity.write(directory)
 
-    return _run(experiment, directory, reporter, say, prepare, pool, resume=False)
+    return _run(experiment, directory, reporter, say, prepare, pool, identity.run, resume=False)
 
 
 def resume(
@@ -76,9 +66,31 @@ def resume(
     reporter: Reporter,
     say: Say = lambda line: None,
     pool: "ActorPool | None" = None,
+    *,
+    restart: bool = False,
 ) -> Summary:
-    """Goes on from the newest whole checkpoint, or from the beginning; ends in the bits of a run that was never stopped."""
-    return _run(experiment, directory, reporter, say, lambda: None, pool, resume=True)
+    """Goes on from the newest whole checkpoint; ends in the bits of a run that was never stopped.
+
+    Args:
+        experiment: that of the run; it may have more rounds, and another `runtime`.
+        directory: of the run.
+        reporter: see `run`.
+        say: see `run`.
+        pool: see `run`.
+        restart: whether rounds without a checkpoint may be forgotten, and trained again.
+
+    Raises:
+        UserError: it is no run directory, or another experiment's; or see `Books.restore`.
+    """
+    identity, notes = Identity.read(directory).goes_on_as(experiment, directory)
+    for note in notes:
+        say(f"note: {note}")
+    summary = Summary.read(directory)
+    if summary is not None and summary.rounds == experiment.schedule.rounds:
+        say(f"{directory}: finished before")
+        return summary
+    prepare = partial(identity.write, directory)
+    return _run(experiment, directory, reporter, say, prepare, pool, identity.run, resume=True, restart=restart)
 
 
 def _run(
@@ -88,13 +100,15 @@ def _run(
     say: Say,
     prepare: Callable[[], None],
     pool: "ActorPool | None",
+    run: str,
     *,
     resume: bool,
+    restart: bool = False,
 ) -> Summary:
-    began = time.perf_counter()
-    books = Books.of(directory, experiment.checkpoint)
+    books = Books(directory, experiment, run)
     with contextlib.ExitStack() as stack, _explained(directory):
         if directory.is_dir():
+            refuse_links(directory)
             stack.enter_context(locked(directory))
         started = stack.enter_context(start_backend(experiment, say, pool))
         stack.enter_context(stop_signals())
@@ -104,7 +118,8 @@ def _run(
         prepare()
         budget_bytes = int(experiment.runtime.client_state_gib * 2**30)
         backend = SpillingBackend(started.backend, directory / "client_states", budget_bytes)
-        state = _rounds(experiment, backend, books, reporter, directory, say, resume=resume)
+        stack.callback(backend.remove_files)
+        state = _rounds(experiment, backend, books, reporter, directory, say, resume=resume, restart=restart)
         books.ledger.flush(state.round)
         memory = backend.peak_memory_bytes() + peak_memory_bytes()
         models = delivered_models(experiment, backend, state)
@@ -114,11 +129,9 @@ def _run(
         summary = summarise(
             experiment,
             state,
-            books.metrics,
-            books.ledger.bytes_by_hop,
+            books,
             stock_export=stock_export,
             placement=started.placement,
-            wall_seconds=time.perf_counter() - began,
             peak_memory_bytes=memory,
         )
         summary.write(directory)
@@ -126,7 +139,7 @@ def _run(
 
 
 def _require_no_run(directory: Path) -> None:
-    if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
+    if any((directory / name).exists() for name in ("metrics.jsonl", "checkpoints", "summary.json")):
         raise UserError(
             str(directory),
             expected="a directory without a run in it",
@@ -160,7 +173,15 @@ def _explained(directory: Path) -> Iterator[None]:
 
 
 def _rounds(
-    experiment: Experiment, backend: Backend, books: Books, reporter: Reporter, directory: Path, say: Say, *, resume: bool
+    experiment: Experiment,
+    backend: Backend,
+    books: Books,
+    reporter: Reporter,
+    directory: Path,
+    say: Say,
+    *,
+    resume: bool,
+    restart: bool,
 ) -> RunState:
     """All rounds; where a lost node took models with it, again from the last checkpoint, to the bits of a run without losses."""
     evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
@@ -177,7 +198,9 @@ def _rounds(
                 directory=directory,
             ) as observer:
                 cloud = Cloud(experiment, backend, observer)
-                state = books.restore(backend, say) if resume or rollbacks else None
+                again = restart or rollbacks > 0  # these rounds are this process's own
+                state = books.restore(backend, say, restart=again) if resume or rollbacks else None
+                reporter.on_start(0 if state is None else state.round, books.ledger.bytes_by_hop)
                 return cloud.run(state or cloud.begin())
         except StateLostError as error:
             rollbacks += 1
@@ -186,72 +209,4 @@ def _rounds(
             say(f"warning: {error}; going back to the last checkpoint")
 
 
-@contextlib.contextmanager
-def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = None) -> Iterator[Started]:
-    """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch_threads(experiment.runtime.threads_per_host))
-        keep_freed_memory()
-        if experiment.runtime.backend == "local":
-            yield Started(LocalBackend(experiment.host_setup()), "local: everything in this process")
-            return
-        actors = stack.enter_context(shared_actors([experiment], say)) if pool is None else pool
-        assert actors is not None
-        from fedphd_ray.runtime import ray_session  # noqa: PLC0415
-        from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
-
-        model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
-        if warning := ray_session.require_store(experiment.dataset.images.nbytes + 4 * model_bytes, _store_bytes(experiment)):
-            say(f"warning: {warning}")
-        if path is not None and "://" not in path:
-            ray_session.require_visible(Path(path))
-        placement = decide(experiment.runtime, ray_session.cluster_nodes(), experiment.demand(model_bytes))
-        if pool is None:  # who shares actors is told once, by whoever started them
-            say(f"placement: {placement.reason}")
-        yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)
-
-
-@contextlib.contextmanager
-def shared_actors(experiments: Sequence[Experiment], say: Say) -> Iterator["ActorPool | None"]:
-    """Ray, joined or started, and a pool of actors for experiments with the same `runtime`; None where that needs no Ray."""
-    runtime = experiments[0].runtime
-    if any(experiment.runtime != runtime for experiment in experiments):
-        raise UserError("runtime", expected="the same for all runs that share actors", found="different sections")
-    if runtime.backend == "local":
-        yield None
-        return
-    # Ray is imported only where it is used, and after its environment is set.
-    prepare_environment()
-    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_session import ray_session  # noqa: PLC0415
-
-    store_bytes = max(_store_bytes(experiment) for experiment in experiments)
-    with (
-        ray_session(f"fedphd-{experiments[0].name}-{secrets.token_hex(4)}", store_bytes),
-        ActorPool(runtime, lambda ready, wanted, free: say(_starting(ready, wanted, free))) as pool,
-    ):
-        yield pool
-
-
-def _starting(ready: int, wanted: int, free: str) -> str:
-    waiting = f"; waiting for room, free are {free}" if free else ""
-    return f"starting actors: {ready} of {wanted} ready{waiting}"
-
-
-def _model_bytes(experiment: Experiment) -> int:
-    dense = build_unet(experiment.spec, device="meta")
-    return model_message(sum(value.numel() for value in dense.parameters()), 0).num_bytes
-
-
-def _store_bytes(experiment: Experiment) -> int:
-    """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
-    model_bytes, cohort = _model_bytes(experiment), experiment.schedule.cohort_size
-    models = 2 * (cohort + len(experiment.topology.aggregators) + 8)
-    states = 0
-    if experiment.host_setup().keeps_states:
-        budget = int(experiment.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
-        states = min(budget, 3 * experiment.population.num_clients * model_bytes)
-    return experiment.dataset.images.nbytes + models * model_bytes + states
-
-
-__all__ = ["RunFailedError", "Summary", "resume", "run", "start_backend"]
+__all__ = ["RunFailedError", "Summary", "resume", "run"]

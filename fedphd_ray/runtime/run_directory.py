@@ -1,8 +1,10 @@
 """The run directory: a reader needs nothing else to know what a run was and what came of it."""
 
 import json
+import platform
 import statistics
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,13 +12,17 @@ from pydantic import TypeAdapter, ValidationError
 from fedphd_ray.diffusion.export import export_stock, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.channel import model_message
+from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import Payload
+from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.progress import MetricsFile
+from fedphd_ray.runtime.identity import Identity
 from fedphd_ray.runtime.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
+
+PACKAGES = ("torch", "diffusers", "ray", "fedphd-ray")
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,21 @@ class Summary:
     overhead_fraction: float
     peak_memory_bytes: int
     failures: list[str]
+    config_sha256: str
+    data_sha256: str
+    versions: dict[str, str]
+    metrics_sha256: str
+    quality_sha256: str
 
     def write(self, directory: Path) -> None:
-        """Writes `summary.json`, beside and renamed."""
-        partial = directory / "summary.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(directory / "summary.json")
+        """Writes `summary.json`, whole."""
+        write_whole(directory / "summary.json", (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, directory: Path) -> "Summary | None":
         """The summary of a finished run; None where there is none, or it is of another version of this program."""
         try:
-            return TypeAdapter(cls).validate_json((directory / "summary.json").read_text())
+            return TypeAdapter(cls).validate_json(read_text(directory / "summary.json", 64 * MIB))
         except (OSError, ValidationError):
             return None
 
@@ -100,20 +109,20 @@ def cloud_saving(experiment: Experiment, params_dense: int, bytes_by_hop: dict[s
 def summarise(
     experiment: Experiment,
     state: RunState,
-    metrics: MetricsFile,
-    bytes_by_hop: dict[str, int],
+    books: Books,
     *,
     stock_export: str,
     placement: str,
-    wall_seconds: float,
     peak_memory_bytes: int,
 ) -> Summary:
     """The final figures of a finished run."""
     dense = build_unet(experiment.spec, device="meta")
     spec, layout = experiment.spec, state.delivered.layout
     params_dense = sum(parameter.numel() for parameter in dense.parameters())
-    overheads = [float(str(line["overhead_fraction"])) for line in metrics.rounds()]
-    judged = {line["round"]: line for line in metrics.qualities()}
+    bytes_by_hop = books.ledger.bytes_by_hop
+    overheads = [float(str(line["overhead_fraction"])) for line in books.metrics.rounds()]
+    judged = {line["round"]: line for line in books.metrics.qualities()}
+    metrics, quality = books.metrics.seals()
     first, last = judged.get(0, {}), judged.get(state.round, {})
     return Summary(
         name=experiment.name,
@@ -135,10 +144,15 @@ def summarise(
         ema_decay=experiment.server.ema_decay,
         stock_export=stock_export,
         placement=placement,
-        wall_seconds=wall_seconds,
+        wall_seconds=books.wall_seconds,
         overhead_fraction=statistics.median(overheads) if overheads else 0.0,
         peak_memory_bytes=peak_memory_bytes,
         failures=list(state.failures),
+        config_sha256=Identity.new(experiment).config_sha256,
+        data_sha256=experiment.dataset.content_hash,
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        metrics_sha256=metrics.sha256,
+        quality_sha256=quality.sha256,
     )
 
 

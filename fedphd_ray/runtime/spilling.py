@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.client_host import SampleChunk
-from fedphd_ray.runtime.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ class SpillingBackend:
         self._files: set[Path] = set()
         self._obsolete: set[Path] = set()
         self._written = 0
-        shutil.rmtree(directory, ignore_errors=True)
+        self.remove_files()
+
+    def remove_files(self) -> None:
+        """Deletes them all: when a run begins, and when it ends."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def slots(self) -> int:
@@ -56,7 +61,7 @@ class SpillingBackend:
     def get_state(self, handle: Handle) -> ClientState:
         """The client state behind a handle, read from its file if it lies there."""
         if isinstance(handle, StateFile):
-            return from_bytes(handle.path.read_bytes())
+            return from_bytes(read_regular(handle.path, MOST_STATE_BYTES))
         return self._inner.get_state(handle)
 
     def keep_states(self, states: Mapping[int, Handle]) -> dict[int, Handle]:
@@ -93,7 +98,7 @@ class SpillingBackend:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._written += 1
         path = self._directory / f"client-{client:06d}-{self._written}.safetensors"
-        path.write_bytes(to_bytes(state))
+        write_whole(path, to_bytes(state))
         self._files.add(path)
         return StateFile(path)
 

@@ -5,6 +5,7 @@ from safetensors.numpy import load, save
 
 from fedphd_ray.records import ClientState
 
+MOST_STATE_BYTES = 64 * 2**30
 _VECTOR, _SCALAR, _VERSION = "vector/", "scalar/", "version"
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from fedphd_ray.errors import UserError
+from fedphd_ray.files import read_regular, refuse_links, write_whole
 
 
 class Storage(Protocol):
@@ -17,11 +18,11 @@ class Storage(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Writes `folder/file`; safe on disk when this returns."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int) -> bytes:
         """The bytes of `folder/file`.
 
         Raises:
-            OSError: there is no such file, or it cannot be read.
+            OSError: there is no such file, it cannot be read, or it is larger than it may be.
         """
 
     def names(self, folder: str = "") -> list[str]:
@@ -48,18 +49,13 @@ class LocalStorage:
         """Beside, synced, renamed."""
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, data)
         _sync_folder(path.parent)
         _sync_folder(path.parent.parent)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int) -> bytes:
         """The file."""
-        return (self._root / name).read_bytes()
+        return read_regular(self._root / name, most_bytes)
 
     def names(self, folder: str = "") -> list[str]:
         """Without what a writer left that died."""
@@ -97,9 +93,13 @@ class ArrowStorage:
         with self._fs.open_output_stream(path) as stream:
             stream.write(data)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int) -> bytes:
         """One object."""
-        with self._fs.open_input_stream(f"{self._root}/{name}") as stream:
+        path = f"{self._root}/{name}"
+        size = self._fs.get_file_info(path).size
+        if size is not None and size > most_bytes:
+            raise OSError(f"{path} has {size:,} bytes, more than the {most_bytes:,} that it may have")
+        with self._fs.open_input_stream(path) as stream:
             data: bytes = stream.read()
             return data
 
@@ -126,7 +126,7 @@ def open_storage(where: str) -> LocalStorage | ArrowStorage:
     """
     scheme, separator, _ = where.partition("://")
     if not separator:
-        return LocalStorage(Path(where))
+        return _local(Path(where))
     try:
         filesystem, root = fs.FileSystem.from_uri(where)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -135,7 +135,14 @@ def open_storage(where: str) -> LocalStorage | ArrowStorage:
             expected="a path, or a URI of a file system that pyarrow knows (s3://, gs://, hdfs://, file://)",
             found=f"{where}: {str(error).strip().partition(chr(10))[0]}",
         ) from error
-    return LocalStorage(Path(root)) if scheme == "file" else ArrowStorage(filesystem, root)
+    return _local(Path(root)) if scheme == "file" else ArrowStorage(filesystem, root)
+
+
+def _local(root: Path) -> LocalStorage:
+    """A folder in which nothing leads elsewhere: old checkpoints are removed there."""
+    if root.is_dir():
+        refuse_links(root)
+    return LocalStorage(root)
 
 
 def _sync_folder(path: Path) -> None:

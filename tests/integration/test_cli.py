@@ -97,7 +97,7 @@ def test_run_directory_is_the_contracts(finished: tuple[Path, str]) -> None:
     assert sum(table["num_bytes"].to_pylist()) == sum(summary["bytes_by_hop"].values())
     with Image.open(out / "samples/round-000004.png") as picture:
         assert picture.size[0] > 300
-    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["round-000002", "round-000004"]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["round-000002", "round-000004", "run"]
     assert yaml.safe_load((out / "config.yaml").read_text())["local"]["clip_norm"] == 1.0
 
 

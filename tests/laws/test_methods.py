@@ -120,8 +120,9 @@ def run(config: Config, reporter, checkpoints: Checkpoints, resume: Checkpoints 
         if resume is None:
             state = cloud.begin()
         else:
-            state, warnings = resume.load_newest(backend)
-            assert state is not None
+            found, warnings = resume.load_newest(backend)
+            assert found is not None
+            state = found[0]
             assert (state.round, warnings) == (2, [])
         model = cloud.run(state).delivered
     return digest(model.layout.views(as_tensor(model.vector)))

@@ -62,7 +62,8 @@ def test_resumed_is_uninterrupted(config: Config, tmp_path: Path) -> None:
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     config = tiny(**EVERY_ROUND)
     whole = start(config, tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-000003", "round-000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-000003", "round-000004", "run"]
+    (tmp_path / "summary.json").unlink()
     newest = tmp_path / "checkpoints/round-000004/tensors.safetensors"
     content = bytearray(newest.read_bytes())
     content[-5] ^= 1
@@ -70,21 +71,24 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     lines: list[str] = []
     assert runs.resume(config.build(), tmp_path, Recorder(), lines.append).model_sha256 == whole.model_sha256
     assert any("round-000004 was passed over" in line and "damaged" in line for line in lines)
+    (tmp_path / "summary.json").unlink()
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    for folder in (tmp_path / "checkpoints").iterdir():
+    for folder in (tmp_path / "checkpoints").glob("round-*"):
         (folder / "state.json").write_text("{}")
     with pytest.raises(UserError, match="a whole checkpoint"):
         runs.resume(config.build(), tmp_path, Recorder())
-    for folder in (tmp_path / "checkpoints").iterdir():
+    for folder in (tmp_path / "checkpoints").glob("round-*"):
         (folder / "state.json").write_text('{"schema_version": 3, "other": 1}')
     with pytest.raises(UserError, match="the version of fedphd_ray that wrote it"):
         runs.resume(config.build(), tmp_path, Recorder())
     assert (tmp_path / "metrics.jsonl").read_bytes() == before  # nothing is thrown away unasked
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+def test_a_run_that_ended_before_its_first_round_begins_again(tmp_path: Path) -> None:
     config = tiny(checkpoint={"every": 0})
     whole = start(config, tmp_path)
+    for name in ("summary.json", "metrics.jsonl"):
+        (tmp_path / name).unlink()
     lines: list[str] = []
     assert runs.resume(config.build(), tmp_path, Recorder(), lines.append).model_sha256 == whole.model_sha256
     assert lines[-1] == "no checkpoint yet: from the beginning"
@@ -108,13 +112,13 @@ def test_places_for_checkpoints(storage: Storage) -> None:
     storage.write("one/file", b"4")
     assert storage.names() == ["one", "two"]
     assert storage.names("one") == ["file", "other"]
-    assert (storage.read("one/file"), storage.read("two/file")) == (b"4", b"3")
+    assert (storage.read("one/file", 10), storage.read("two/file", 10)) == (b"4", b"3")
     storage.remove("one/other")
     storage.remove("two")
     storage.remove("never")
     assert (storage.names("one"), storage.names()) == (["file"], ["one"])
     with pytest.raises(OSError, match="other"):
-        storage.read("one/other")
+        storage.read("one/other", 10)
 
 
 def test_a_run_goes_on_from_any_place(storage: Storage) -> None:
@@ -126,8 +130,9 @@ def test_a_run_goes_on_from_any_place(storage: Storage) -> None:
         cloud = Cloud(experiment, backend, observer)
         state = cloud.run(cloud.begin())
     assert checkpoints.rounds() == ["round-000003", "round-000004"]
-    restored, warnings = Checkpoints(storage, config.checkpoint).load_newest(backend)
-    assert restored is not None
+    found, warnings = Checkpoints(storage, config.checkpoint).load_newest(backend)
+    assert found is not None
+    restored = found[0]
     assert warnings == []
     assert restored.round == state.round == 4
     assert np.array_equal(restored.model.vector, state.model.vector)
@@ -162,8 +167,10 @@ def test_damage_anywhere_is_noticed_and_nothing_worse(data: st.DataObject, saved
     backend = LocalBackend(tiny().build().host_setup())
     try:
         path.write_bytes(damaged)
-        state, warnings = Checkpoints(LocalStorage(saved), CheckpointConfig()).load_newest(backend)
-    except UserError:  # a flipped bit in the number of the schema
+        run = (saved / "run").read_bytes().decode("ascii", "replace")
+        found, warnings = Checkpoints(LocalStorage(saved), CheckpointConfig(), run).load_newest(backend)
+        state = None if found is None else found[0]
+    except UserError:  # a flipped bit in the number of the schema, or in the run's name
         state, warnings = None, ["round-000004 was passed over: "]
     finally:
         path.write_bytes(content)
@@ -171,7 +178,7 @@ def test_damage_anywhere_is_noticed_and_nothing_worse(data: st.DataObject, saved
         assert len(warnings) == 1
         assert warnings[0].startswith("round-000004 was passed over: ")
     else:  # white space of the manifest may change
-        assert path.name == "state.json"
+        assert path.name in ("state.json", "run")
         assert state.round == 4
 
 

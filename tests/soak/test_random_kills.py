@@ -48,10 +48,11 @@ def test_a_driver_killed_at_random_moments_always_goes_on_to_the_same_bits(tmp_p
         metrics = directory / "run/metrics.jsonl"
         seen.append(len(metrics.read_text().splitlines()) if metrics.exists() else 0)
         print(f"kill {kill + 1}: {seen[-1]} of 24 rounds written", flush=True)
-        if not (directory / "run/config.yaml").exists():  # killed before there was a run
+        if not (directory / "run/run.json").exists():  # killed before there was a run
             continue
         chosen = load_config(directory / "run/config.yaml", ["runtime.backend=local"])
-        resumed = runs.resume(chosen.build(), directory / "run", Recorder())
+        without = not list((directory / "run/checkpoints").glob("round-*/state.json"))
+        resumed = runs.resume(chosen.build(), directory / "run", Recorder(), restart=without)
         assert resumed.model_sha256 == whole.model_sha256
         assert resumed.bytes_by_hop == whole.bytes_by_hop
         assert read_ledger(directory / "run/ledger").num_rows == rows

@@ -1,0 +1,114 @@
+"""Starting whoever runs the rounds: this process, or actors on Ray."""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from fedphd_ray.diffusion.unet import build_unet
+from fedphd_ray.errors import UserError
+from fedphd_ray.federation.channel import model_message
+from fedphd_ray.memory import keep_freed_memory
+from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.local_backend import LocalBackend
+from fedphd_ray.runtime.placement import RuntimeConfig, decide
+from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.threads import torch_threads
+
+if TYPE_CHECKING:
+    from fedphd_ray.runtime.actor_pool import ActorPool
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A backend that is up, and a sentence about where rounds run."""
+
+    backend: Backend
+    placement: str
+
+
+@contextlib.contextmanager
+def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = None) -> Iterator[Started]:
+    """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch_threads(experiment.runtime.threads_per_host))
+        keep_freed_memory()
+        if experiment.runtime.backend == "local":
+            yield Started(LocalBackend(experiment.host_setup()), "local: everything in this process")
+            return
+        actors = stack.enter_context(shared_actors([Needs.of(experiment)], say)) if pool is None else pool
+        assert actors is not None
+        from fedphd_ray.runtime import ray_session  # noqa: PLC0415
+        from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
+
+        model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
+        if warning := ray_session.require_store(experiment.dataset.images.nbytes + 4 * model_bytes, _store_bytes(experiment)):
+            say(f"warning: {warning}")
+        if path is not None and "://" not in path:
+            ray_session.require_visible(Path(path))
+        placement = decide(experiment.runtime, ray_session.cluster_nodes(), experiment.demand(model_bytes))
+        if pool is None:  # who shares actors is told once, by whoever started them
+            say(f"placement: {placement.reason}")
+        yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs of Ray, without its data: its name, its `runtime`, and bytes of object store."""
+
+    name: str
+    runtime: RuntimeConfig
+    store_bytes: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """Those of an experiment."""
+        return cls(experiment.name, experiment.runtime, _store_bytes(experiment))
+
+
+@contextlib.contextmanager
+def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | None"]:
+    """Ray, joined or started, and a pool of actors for runs with the same `runtime`; None where that needs no Ray."""
+    runtime = needs[0].runtime
+    if any(need.runtime != runtime for need in needs):
+        raise UserError("runtime", expected="the same for all runs that share actors", found="different sections")
+    if runtime.backend == "local":
+        yield None
+        return
+    # Ray is imported only where it is used, and after its environment is set.
+    prepare_environment()
+    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
+    from fedphd_ray.runtime.ray_session import ray_session  # noqa: PLC0415
+
+    store_bytes = max(need.store_bytes for need in needs)
+    with (
+        ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes),
+        ActorPool(runtime, lambda ready, wanted, free: say(_starting(ready, wanted, free))) as pool,
+    ):
+        yield pool
+
+
+def _starting(ready: int, wanted: int, free: str) -> str:
+    waiting = f"; waiting for room, free are {free}" if free else ""
+    return f"starting actors: {ready} of {wanted} ready{waiting}"
+
+
+def _model_bytes(experiment: Experiment) -> int:
+    dense = build_unet(experiment.spec, device="meta")
+    return model_message(sum(value.numel() for value in dense.parameters()), 0).num_bytes
+
+
+def _store_bytes(experiment: Experiment) -> int:
+    """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
+    model_bytes, cohort = _model_bytes(experiment), experiment.schedule.cohort_size
+    models = 2 * (cohort + len(experiment.topology.aggregators) + 8)
+    states = 0
+    if experiment.host_setup().keeps_states:
+        budget = int(experiment.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
+        states = min(budget, 3 * experiment.population.num_clients * model_bytes)
+    return experiment.dataset.images.nbytes + models * model_bytes + states
