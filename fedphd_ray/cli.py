@@ -1,6 +1,5 @@
 """The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
 
-import os
 import secrets
 import sys
 from datetime import datetime
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from fedphd_ray.errors import FedPhDError, StoppedError, UserError
+from fedphd_ray.errors import FedPhDError, Stopped, UserError
+from fedphd_ray.report.console import console as console_of
+from fedphd_ray.stopping import STOPPING
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -26,20 +26,24 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model, or a run directory.")]
-console = Console()
-errors = Console(stderr=True)
+console = console_of("stdout")
+errors = console_of("stderr")
 
 
 def main() -> None:
-    """Runs a command; a user's mistake is one message and exit code 2, a failed run is exit code 1."""
+    """Runs a command. Exit codes: a user's mistake 2 (and one message), a failed run 1, a signal 128 and its number."""
     try:
-        app()
-    except FedPhDError as error:
-        errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        if isinstance(error, StoppedError):
-            sys.stdout.flush()
-            os._exit(error.exit_code)  # a thread may still be at work on what will not be needed
-        sys.exit(error.exit_code)
+        with STOPPING.signals():
+            app()
+    except Stopped as stopped:
+        STOPPING.finish(stopped)
+    except BaseException as error:
+        if STOPPING.asked is not None:  # foreign code has made something else of it
+            STOPPING.finish(STOPPING.asked)
+        if isinstance(error, FedPhDError):
+            errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+            sys.exit(error.exit_code)
+        raise
 
 
 @app.command()
@@ -49,6 +53,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/NAME-TIME.")] = None,
 ) -> None:
     """Train; print where the run directory is."""
+    _say(f"reading {config}")
     from fedphd_ray.config import load_config  # noqa: PLC0415
 
     chosen = load_config(config, overrides)
@@ -110,12 +115,13 @@ def compare(
 
     runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
-    entries = comparison.compare(
-        runs,
-        directory,
-        lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
-        _say,
-    )
+    with STOPPING.prepared(lambda: "the same command goes on where it was"):
+        entries = comparison.compare(
+            runs,
+            directory,
+            lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
+            _say,
+        )
     settings = "".join(f" --set {override}" for override in overrides)
     command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
     report = write_comparison(entries, directory, f"{runs[0][1].name}: comparison of methods", command)
@@ -199,17 +205,18 @@ def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None, 
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
-    from fedphd_ray.runtime.stopping import stop_signals  # noqa: PLC0415
 
-    with stop_signals(), ConsoleProgress(console, experiment.schedule.rounds) as progress:
+    with STOPPING.prepared(lambda: _how_to_go_on(directory)), ConsoleProgress(console, experiment.schedule.rounds) as progress:
         progress.say(describe(experiment))
-        try:
-            if config_yaml is None:
-                summary = runs.resume(experiment, directory, progress, progress.say, restart=restart)
-            else:
-                summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
-        except StoppedError:
-            progress.say(f"`fedphd resume {directory}` goes on from the last checkpoint")
-            raise
+        if config_yaml is None:
+            summary = runs.resume(experiment, directory, progress, progress.say, restart=restart)
+        else:
+            summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
     print_summary(console, summary, directory)
     return summary
+
+
+def _how_to_go_on(directory: Path) -> str:
+    if not (directory / "run.json").exists():
+        return "no run was begun"
+    return f"`fedphd resume {directory}` goes on from the last checkpoint"

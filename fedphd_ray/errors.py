@@ -76,8 +76,8 @@ class StateLostError(FedPhDError):
     """Models or client states are gone with the node that held them: only a checkpoint has them still."""
 
 
-class StoppedError(FedPhDError):
-    """Somebody asked the run to stop.
+class Stopped(BaseException):
+    """Somebody asked the process to stop.
 
     Args:
         signal_name: how, e.g. SIGTERM.
@@ -88,6 +88,7 @@ class StoppedError(FedPhDError):
         super().__init__(signal_name, number)
         self.signal_name = signal_name
         self.exit_code = 128 + number
+        self.raised = False
 
     def __str__(self) -> str:
         return f"stopped by {self.signal_name}"

@@ -24,6 +24,7 @@ GROUND = {
     "memory",
     "records",
     "sections",
+    "stopping",
     "seeds",
     "tensors",
     "threads",

@@ -44,7 +44,8 @@ class ConsoleProgress:
         columns = (label, BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
         self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("rounds", total=rounds, left="")
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        panel = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if panel else None
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from fedphd_ray.errors import StoppedError
+from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import EdgeReport, Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.backend import Backend
@@ -77,7 +77,7 @@ class Observer:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Waits until everything handed over is written, unless somebody is waiting for this process to end."""
-        if isinstance(error, StoppedError):
+        if isinstance(error, Stopped):
             if self._thread is not None:
                 self._thread.shutdown(wait=False, cancel_futures=True)
             return

@@ -17,6 +17,7 @@ def prepare_environment() -> None:
     Raises:
         UserError: Ray was imported before, so that it would not see the token.
     """
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread that asks Ray for something after its end starts no new one
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, whatever started the driver
     if not os.environ.get("RAY_ADDRESS"):
         # A session of our own has no metrics: Ray keeps a time series for every name of a call, and ours name clients and rounds.

@@ -14,8 +14,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
 from fedphd_ray.runtime.placement import Node
+from fedphd_ray.stopping import STOPPING, kill_descendants
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
+LONGEST_PLACE = 30
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         with _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING)):
             yield
         return
-    directory = tempfile.mkdtemp(prefix="fedphd-")  # short: Ray puts sockets below it
+    directory = _short_directory()
 
     def start() -> None:
         ray.init(
@@ -47,17 +49,39 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
             _temp_dir=directory,
         )
 
+    def clean_up() -> None:
+        kill_descendants()
+        shutil.rmtree(directory, ignore_errors=True)
+
     try:
-        with _connected(start):
+        with STOPPING.prepared(clean_up=clean_up), _connected(start):
             yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _short_directory() -> str:
+    """A directory of our own for Ray's session, whose sockets must have names of at most 107 ASCII letters.
+
+    Raises:
+        ResourceError: there is no such place.
+    """
+    for place in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - the directory in it is ours alone
+        if place.isascii() and len(place) <= LONGEST_PLACE and os.access(place, os.W_OK | os.X_OK):
+            return tempfile.mkdtemp(prefix="fedphd-", dir=place)
+    raise ResourceError(
+        "TMPDIR",
+        expected=f"a directory that can be written, its path of at most {LONGEST_PLACE} ASCII letters: Ray puts sockets below it",
+        found=tempfile.gettempdir(),
+        remedy="set TMPDIR to a short path, such as /tmp",
+    )
 
 
 @contextlib.contextmanager
 def _connected(connect: Callable[[], object]) -> Iterator[None]:
     try:
         connect()
+        STOPPING.listen()  # Ray has set handlers of its own
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ResourceError(
             "Ray",

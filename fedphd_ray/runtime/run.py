@@ -15,13 +15,13 @@ from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
+from fedphd_ray.runtime.locks import locked, one_run_per_process
 from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.progress import Reporter, Reporters
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.spilling import SpillingBackend
 from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.state import RunState
-from fedphd_ray.runtime.stopping import locked, stop_signals
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.actor_pool import ActorPool
@@ -107,11 +107,11 @@ def _run(
 ) -> Summary:
     books = Books(directory, experiment, run)
     with contextlib.ExitStack() as stack, _explained(directory):
+        stack.enter_context(one_run_per_process())
         if directory.is_dir():
             refuse_links(directory)
             stack.enter_context(locked(directory))
         started = stack.enter_context(start_backend(experiment, say, pool))
-        stack.enter_context(stop_signals())
         if not directory.is_dir():
             _make(directory)
             stack.enter_context(locked(directory))

@@ -88,14 +88,15 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
     store_bytes = max(need.store_bytes for need in needs)
     with (
         ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes),
-        ActorPool(runtime, lambda ready, wanted, free: say(_starting(ready, wanted, free))) as pool,
+        ActorPool(runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool,
     ):
         yield pool
 
 
-def _starting(ready: int, wanted: int, free: str) -> str:
-    waiting = f"; waiting for room, free are {free}" if free else ""
-    return f"starting actors: {ready} of {wanted} ready{waiting}"
+def _tell_start(say: Say, ready: int, wanted: int, free: str) -> None:
+    """The first word, the last, and why it takes long; not every actor on the way."""
+    if wanted and (free or ready in (0, wanted)):
+        say(f"starting actors: {ready} of {wanted} ready" + f"; waiting for room, free are {free}" * bool(free))
 
 
 def _model_bytes(experiment: Experiment) -> int:

@@ -12,7 +12,7 @@ import yaml
 from federations import TINY
 
 from fedphd_ray import comparison
-from fedphd_ray.errors import ConfigError
+from fedphd_ray.errors import ConfigError, UserError
 from fedphd_ray.report.comparison import write_comparison
 from fedphd_ray.report.progress import ConsoleProgress
 
@@ -71,9 +71,12 @@ def test_a_stopped_comparison_goes_on(config: Path, tmp_path: Path) -> None:
     entries, said = compared(config, tmp_path / "cut", "fedavg", seeds=1)
     assert any("resumed after round 2" in line for line in said)
     assert entries[0].summary.model_sha256 == whole[0].summary.model_sha256
-    # It may also have died before its first checkpoint.
+    # It may also have died before its first checkpoint, or these may be lost: rounds are not forgotten unasked.
     (run / "summary.json").unlink()
     shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="--restart"):
+        compared(config, tmp_path / "cut", "fedavg", seeds=1)
+    shutil.rmtree(run)
     entries, said = compared(config, tmp_path / "cut", "fedavg", seeds=1)
     assert entries[0].local_steps == whole[0].local_steps
     assert entries[0].summary.bytes_by_hop == whole[0].summary.bytes_by_hop
@@ -92,6 +95,33 @@ def test_methods_take_overrides(config: Path) -> None:
     assert prox.label == "fedprox:strategy.mu=1"
     assert first.strategy.model_dump() == {"name": "fedprox", "mu": 1.0}
     assert (first.seed, second.seed, second.pruning.mode, second.hierarchy.num_edges) == (3, 3, "none", 0)
+
+
+def test_runs_that_share_a_checkpoint_path_do_not_mix(config: Path, tmp_path: Path) -> None:
+    tree = yaml.safe_load(config.read_text())
+    tree["checkpoint"]["path"] = str(tmp_path / "place")
+    config.write_text(yaml.safe_dump(tree))
+    entries, _ = compared(config, tmp_path / "out", "fedavg,fedprox", seeds=1)
+    assert len({entry.summary.model_sha256 for entry in entries}) == 2
+    assert (
+        sorted(path.parent.parent.parent.name for path in (tmp_path / "place").glob("*/*/*/state.json"))
+        == ["fedavg"] * 2 + ["fedprox"] * 2
+    )
+
+
+def test_every_method_is_looked_at_before_the_first_is_trained(config: Path, tmp_path: Path) -> None:
+    chosen = comparison.contenders("fedavg,fedphd:pruning.ratio=0.8")
+    with pytest.raises(UserError, match=r"pruning\.ratio"):
+        comparison.compare(comparison.planned(config, [], chosen, 1), tmp_path / "out", lambda *_: None, print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_books_of_a_finished_run_are_looked_at(config: Path, tmp_path: Path) -> None:
+    compared(config, tmp_path / "out", "fedavg", seeds=1)
+    metrics = tmp_path / "out/fedavg/seed-7/metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match=r"the metrics\.jsonl and quality\.jsonl that the run finished with"):
+        compared(config, tmp_path / "out", "fedavg", seeds=1)
 
 
 @pytest.mark.parametrize("names", ["fedprox2", "fedavg,fedavg", ""])

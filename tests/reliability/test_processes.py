@@ -31,21 +31,21 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on_to_the_same_bits(numbe
         assert len(children) > 4  # raylet, gcs, hosts, edges
         process.send_signal(number)
         began = time.monotonic()
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 3.0  # what `ray job stop` grants before it kills
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 128 + number
         assert f"stopped by {number.name}" in err
-        assert f"`fedphd resume {tmp_path / 'run'}` goes on" in out
+        assert f"`fedphd resume {tmp_path / 'run'}` goes on" in err
         assert "Traceback" not in err
     require_ended(children)
     chosen = load_config(tmp_path / "run/config.yaml", ["runtime.backend=local"])
     assert runs.resume(chosen.build(), tmp_path / "run", Recorder()).model_sha256 == reference(NAME)
 
 
-HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.stopping import locked\n"
+HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.locks import locked\n"
 HOLDER += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
 
 
@@ -72,8 +72,8 @@ def test_a_disk_that_takes_no_more_is_a_message_and_the_run_goes_on_later(tmp_pa
     assert done.returncode == 1, done.stderr
     assert "File too large; checkpoints written before are whole" in done.stderr
     assert "Traceback" not in done.stderr
-    resumed = runs.resume(load_config(tmp_path / "run/config.yaml").build(), tmp_path / "run", Recorder())
-    assert resumed.model_sha256 == reference(NAME)
+    again = load_config(tmp_path / "run/config.yaml").build()
+    assert runs.resume(again, tmp_path / "run", Recorder(), restart=True).model_sha256 == reference(NAME)
 
 
 def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:

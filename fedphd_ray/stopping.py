@@ -1,0 +1,130 @@
+"""Being asked to stop: once, within seconds, whatever the process is doing."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from fedphd_ray.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_SECONDS = 2.0  # `ray job stop` kills after three
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Stopping:
+    """What happens at a signal: the main thread is interrupted, and where that does not end the process, it is ended.
+
+    An exception that is raised while foreign code runs (an extension, a callback, a finaliser) may be swallowed or wrapped there,
+    and code that does not return to Python is not interrupted at all. So a thread hears of signals too, through a pipe; it waits
+    for a while and then ends the process, with the same message and the same exit code.
+    """
+
+    def __init__(self) -> None:
+        self._asked: Stopped | None = None
+        self._ending = threading.Lock()
+        self._writer = -1
+        self._hints: list[Callable[[], str]] = []
+        self._clean_ups: list[Callable[[], None]] = []
+
+    @property
+    def asked(self) -> Stopped | None:
+        """Set from the moment that somebody asked."""
+        return self._asked
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and SIGHUP raise a `Stopped` within. Only a main thread can be asked."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        former = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._hear, args=(reader,), name="stop", daemon=True).start()
+        self.listen()
+        try:
+            yield
+        finally:
+            if self._asked is None:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+                signal.set_wakeup_fd(former)
+                os.close(self._writer)  # ends the thread
+                self._writer = -1
+
+    def listen(self) -> None:
+        """Takes the signals again, within `signals`: Ray sets handlers of its own when it starts."""
+        if self._writer >= 0 and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._interrupt)
+
+    @contextlib.contextmanager
+    def prepared(self, hint: Callable[[], str] | None = None, clean_up: Callable[[], None] | None = None) -> Iterator[None]:
+        """What to say, and what to clean up, if the process is asked to stop within."""
+        hints, clean_ups = [hint] if hint else [], [clean_up] if clean_up else []
+        self._hints += hints
+        self._clean_ups += clean_ups
+        yield
+        # Not in a `finally`: whoever is stopped inside still has to be told, and everything cleaned up.
+        for own in hints:
+            self._hints.remove(own)
+        for each in clean_ups:
+            self._clean_ups.remove(each)
+
+    def finish(self, stopped: Stopped) -> None:
+        """Ends the process: one message, everything that it started ended, nothing left. From any thread; never returns."""
+        if not self._ending.acquire(blocking=False):
+            time.sleep(10 * GRACE_SECONDS)  # another thread is at it
+        hint = next((text for each in reversed(self._hints) if (text := each())), "")
+        cursor = SHOW_CURSOR if os.isatty(2) else ""
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            sys.stdout.flush()
+            os.write(2, f"{cursor}\n{stopped}{'; ' * bool(hint)}{hint}\n".encode("ascii", "backslashreplace"))
+        for clean_up in reversed(self._clean_ups):
+            with contextlib.suppress(Exception):
+                clean_up()
+        os._exit(stopped.exit_code)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler, in the main thread; asked a second time the process ends at once."""
+        if self._asked is not None and frame is not None and self._asked.raised:
+            self.finish(self._asked)
+        self._asked = self._asked or Stopped(signal.Signals(number).name, number)
+        self._asked.raised = True
+        raise self._asked
+
+    def _hear(self, reader: int) -> None:
+        number = 0
+        while number not in SIGNALS:
+            if not (heard := os.read(reader, 1)):  # nobody listens any more
+                os.close(reader)
+                return
+            number = heard[0]
+        self._asked = self._asked or Stopped(signal.Signals(number).name, number)
+        time.sleep(GRACE_SECONDS)
+        self.finish(self._asked)
+
+
+STOPPING = Stopping()
+"""Signals are a process's own, and so is this."""
+
+
+def kill_descendants() -> None:
+    """Ends every process that this one has started, and theirs (where there is a /proc)."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    for pid in found - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
