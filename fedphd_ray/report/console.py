@@ -53,8 +53,10 @@ class Stream:
 
     @property
     def _stream(self) -> TextIO:
-        stream: TextIO = getattr(sys, self._name)
-        return stream
+        """The stream itself, where a live panel has put something in its place that writes here."""
+        stream = getattr(sys, self._name)
+        real: TextIO = getattr(stream, "rich_proxied_file", stream)
+        return real
 
     @contextlib.contextmanager
     def _forgiven(self) -> Iterator[None]:
