@@ -37,10 +37,13 @@ PHASES = tuple(ON_RAY)
 
 def at_first_entry(
     patch: Callable[[Any, str, Any], Any], owner: type, name: str, round: int, action: Callable[[], object]
-) -> None:
-    """Makes something happen once, right after a method was entered for the first time in a round (of the cloud's, from 1)."""
+) -> dict[str, Any]:
+    """Makes something happen once, right after a method was entered for the first time in a round (of the cloud's, from 1).
+
+    What it returns says under `done` whether it has happened.
+    """
     original, tasks = getattr(owner, name), Cloud._tasks
-    now = {"round": 0, "done": False}
+    now: dict[str, Any] = {"round": 0, "done": False}
 
     def watched_tasks(self: Cloud, state: Any, plan: Any) -> Any:
         now["round"] = plan.round
@@ -60,6 +63,7 @@ def at_first_entry(
 
     patch(Cloud, "_tasks", watched_tasks)
     patch(owner, name, watched)
+    return now
 
 
 def record(fault: str, phase: str, seen: str, seconds: float, *, same: bool) -> None:

@@ -26,10 +26,21 @@ class Message:
     num_params: int
     num_bytes: int
 
-    def rows(self, round: int, hop: Hop, source: str, destinations: Sequence[str]) -> list[Transfer]:
+    def rows(self, channel: "Channel", destinations: Sequence[str]) -> list[Transfer]:
         """One transfer per destination."""
         return [
-            Transfer(round, hop, source, destination, self.kind, self.codec, self.version, self.num_params, self.num_bytes)
+            Transfer(
+                channel.round,
+                channel.hop,
+                channel.source,
+                destination,
+                self.kind,
+                self.codec,
+                self.version,
+                self.num_params,
+                self.num_bytes,
+                attempt=channel.attempt,
+            )
             for destination in destinations
         ]
 
@@ -62,18 +73,20 @@ class Channel:
         round: goes into the ledger.
         hop: which link of the hierarchy.
         source: the sending node.
+        attempt: 0 for a first sending; more where the receiver's or the sender's process died and its part is done again.
     """
 
     round: int
     hop: Hop
     source: str
+    attempt: int = 0
 
     def send_model(
         self, vector: Tensor, version: int, parts: Sequence[Part], destinations: Sequence[str]
     ) -> tuple[Tensor, list[Transfer]]:
         """Sends parts of a model or an update [num_params] and returns what arrives: float32 as it was sent, the rest zero."""
         assert vector.dtype == torch.float32
-        rows = model_message(num_params(parts), version).rows(self.round, self.hop, self.source, destinations)
+        rows = model_message(num_params(parts), version).rows(self, destinations)
         if num_params(parts) == vector.numel():
             return vector, rows
         arrived = torch.zeros_like(vector)
@@ -86,20 +99,20 @@ class Channel:
     ) -> tuple[Update, list[Transfer]]:
         """Sends parts of a whole update and returns what arrives: float32 as it was sent, the rest zero."""
         assert update.trained.dtype == torch.float32
-        rows = model_message(num_params(parts), version).rows(self.round, self.hop, self.source, destinations)
+        rows = model_message(num_params(parts), version).rows(self, destinations)
         return update.only(parts), rows
 
     def send_control(self, vector: Tensor, version: int, destinations: Sequence[str]) -> tuple[Tensor, list[Transfer]]:
         """Sends a vector that travels beside the model [num_params]."""
         assert vector.dtype == torch.float32
-        return vector, control_message(vector.numel(), version).rows(self.round, self.hop, self.source, destinations)
+        return vector, control_message(vector.numel(), version).rows(self, destinations)
 
     def send_statistics(
         self, label_counts: NDArray[np.int64], destinations: Sequence[str]
     ) -> tuple[NDArray[np.int64], list[Transfer]]:
         """Sends label counts [num_classes]."""
-        return label_counts, statistics_message(len(label_counts)).rows(self.round, self.hop, self.source, destinations)
+        return label_counts, statistics_message(len(label_counts)).rows(self, destinations)
 
     def send_plan(self, num_channels: int, version: int, destinations: Sequence[str]) -> list[Transfer]:
         """Sends which of `num_channels` channels are kept."""
-        return plan_message(num_channels, version).rows(self.round, self.hop, self.source, destinations)
+        return plan_message(num_channels, version).rows(self, destinations)

@@ -79,6 +79,8 @@ class ConsoleProgress:
             self._bytes[hop] += num_bytes
         self._record = record
         self._stamps = [*self._stamps[-RECENT_ROUNDS:], time.monotonic()]
+        for why in record.replacements:
+            self.say(f"note: round {record.round}: a process died and was replaced: {why}")
         for client, failure in record.failures.items():
             self.say(f"warning: round {record.round}: client/{client}: {first_line(failure)}; its update was not aggregated")
         if record.version != self._version:

@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
 from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.federation.aggregation import fold_partials
@@ -17,6 +18,7 @@ from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
 from fedphd_ray.runtime.edge_server import EdgeServer
+from fedphd_ray.runtime.faults import kill_this_process
 from fedphd_ray.runtime.placement import RuntimeConfig
 
 OnStart = Callable[[int, int, str], None]
@@ -29,8 +31,8 @@ Answer = Any
 class HostActor:
     """The process of a `ClientHost`. It outlives runs: imports take seconds, a new setup none."""
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self, index: int, pool: str) -> None:
+        self._index, self._pool = index, pool
         self._host: ClientHost | None = None
         self._keeps_states = False
 
@@ -39,7 +41,12 @@ class HostActor:
 
     def begin(self, setup: HostSetup) -> None:
         """Forgets the former run, if there was one."""
-        self._host, self._keeps_states = ClientHost(setup), setup.keeps_states
+        self._host, self._keeps_states = ClientHost(setup, self._end_overdue), setup.keeps_states
+
+    def _end_overdue(self, round: int, client: int) -> None:
+        """Leaves word of the client for the driver, and ends this process, which nothing else could interrupt."""
+        _internal_kv_put(f"fedphd:{self._pool}:overdue:{round}:{client}", b"1")
+        kill_this_process()
 
     def train(
         self,
@@ -99,6 +106,7 @@ class ActorPool:
         self.hosts: list[Actor] = []
         self.edges: list[Actor] = []
         self.replacements: list[str] = []
+        self._told = 0
         self._starting: dict[Ref, Actor] = {}
         self._setup: Ref | None = None
         self._awaited: dict[Ref, float] = {}  # replacements that are not up yet, and until when they must be
@@ -123,6 +131,7 @@ class ActorPool:
         """Gives the first hosts a new run; what it returns is there when they have it."""
         self._setup = ray.put(setup)
         self.replacements.clear()
+        self._told = 0
         return [host.begin.remote(self._setup) for host in self.hosts[:num_hosts]]
 
     def replace(self, actor: Actor, why: str) -> None:
@@ -147,6 +156,20 @@ class ActorPool:
                 edge = self.edges.index(actor)
                 new = self.edges[edge] = self._new_edge(edge)
             self._awaited[new.__ray_ready__.remote()] = time.monotonic() + self._config.start_timeout_seconds
+
+    def take_replacements(self) -> list[str]:
+        """What was replaced since this was asked last."""
+        with self._lock:
+            news = self.replacements[self._told :]
+            self._told = len(self.replacements)
+            return news
+
+    def overdue(self, round: int, client: int) -> bool:
+        """Whether a host has ended itself because a client in this round took far too long."""
+        return bool(_internal_kv_exists(self._overdue_key(round, client)))
+
+    def _overdue_key(self, round: int, client: int) -> bytes:
+        return f"fedphd:{self._name}:overdue:{round}:{client}".encode()
 
     def require_replacements(self) -> None:
         """Looks whether replacements are up in time.
@@ -192,7 +215,7 @@ class ActorPool:
     def _new_host(self, index: int) -> Actor:
         config = self._config
         options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host, "name": self._unique(f"host/{index}")}
-        return ray.remote(HostActor).options(**options).remote(index)
+        return ray.remote(HostActor).options(**options).remote(index, self._name)
 
     def _new_edge(self, edge: int) -> Actor:
         """Edges wait and add; a CPU slot of their own would take one from training."""

@@ -29,11 +29,19 @@ class EdgeTask:
 
 @dataclass(frozen=True)
 class EdgeOutcome:
-    """One edge's round, done. `states` holds what its clients keep from here on, where they keep anything."""
+    """One edge's round, done.
+
+    Attributes:
+        report: what the edge says.
+        model: what it holds now.
+        states: what its clients keep from here on, where they keep anything.
+        repeated: clients that were given everything once more because their host died, and the how-manieth time it was.
+    """
 
     report: EdgeReport
     model: Handle
     states: dict[int, Handle]
+    repeated: tuple[tuple[int, int], ...] = ()
 
 
 class Backend(Protocol):
@@ -63,6 +71,9 @@ class Backend(Protocol):
 
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Images [sum of sizes, C, H, W] in [0, 1], in the order of the chunks."""
+
+    def take_replacements(self) -> list[str]:
+        """A sentence for each process that died and was replaced since this was asked last."""
 
     def peak_memory_bytes(self) -> int:
         """Largest memory of all processes that this backend started, added up, in bytes."""

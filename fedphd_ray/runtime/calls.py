@@ -1,6 +1,5 @@
 """Calls to actors that may die, or never answer. Every wait has a deadline."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +22,6 @@ class Call:
         refs: what it returns; the first is a small receipt, which the driver reads.
         done: called with the receipt.
         lost: called when the actor has died, and another is in its place.
-        allowance: seconds that it may take, once its actor has nothing else to do first.
-        deadline: what comes of it, on the monotonic clock; the actor is killed when it is over.
-        overdue: whether that has happened.
         died: whether the actor's process is known to have died; else it was only out of reach, which says nothing of its work.
     """
 
@@ -34,9 +30,6 @@ class Call:
     refs: list[Ref]
     done: Callable[["Call", Answer], None]
     lost: Callable[["Call"], None]
-    allowance: float = math.inf
-    deadline: float = math.inf
-    overdue: bool = False
     died: bool = False
 
 
@@ -72,11 +65,10 @@ class Calls:
                 self._end(self._running.pop(done[0]))
                 more()
             else:
-                self._end_overdue()
+                self._require_time()
 
     def _patience(self) -> float:
-        soonest = min(self._deadline, *(call.deadline for call in self._running.values()))
-        return max(0.0, min(soonest - time.monotonic(), TICK_SECONDS))
+        return max(0.0, min(self._deadline - time.monotonic(), TICK_SECONDS))
 
     def _end(self, call: Call) -> None:
         try:
@@ -96,15 +88,10 @@ class Calls:
         else:
             call.done(call, receipt)
 
-    def _end_overdue(self) -> None:
-        now = time.monotonic()
-        if now >= self._deadline:
+    def _require_time(self) -> None:
+        if time.monotonic() >= self._deadline:
             late = ", ".join(sorted(call.who for call in self._running.values()))
             raise RunFailedError(f"no answer within runtime.round_timeout_seconds from {late}")
-        for call in self._running.values():
-            if now >= call.deadline:
-                call.overdue, call.deadline = True, math.inf
-                ray.kill(call.actor)  # its calls end with an error then
 
 
 def _first_line(error: Exception) -> str:

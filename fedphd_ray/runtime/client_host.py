@@ -1,9 +1,11 @@
 """A client host: trains clients one after another in one process. A plain class; Ray is applied to it elsewhere."""
 
+import contextlib
 import math
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,9 +87,12 @@ class ClientHost:
 
     Args:
         setup: shared by all hosts.
+        end_overdue: called from a thread with round and client, where one does not even look at the clock; it ends this
+            process. None where that would end more than a host.
     """
 
-    def __init__(self, setup: HostSetup) -> None:
+    def __init__(self, setup: HostSetup, end_overdue: Callable[[int, int], None] | None = None) -> None:
+        self._end_overdue = end_overdue
         torch.set_num_threads(setup.threads)
         keep_freed_memory()
         self._setup = setup
@@ -163,19 +168,20 @@ class ClientHost:
         for attempt in range(order.attempt, setup.failures.client_retries + 1):
             kind = setup.faults.of_client(order.round, client, attempt)
             try:
-                strike_before_training(kind)
-                images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
-                result = self._trainer.train(
-                    model,
-                    images,
-                    order,
-                    client=client,
-                    received=received,
-                    version=version,
-                    control=control,
-                    state=state,
-                    before_step=_watcher(limit, slow=kind == "slow"),
-                )
+                with self._watched(order.round, client):
+                    strike_before_training(kind)
+                    images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
+                    result = self._trainer.train(
+                        model,
+                        images,
+                        order,
+                        client=client,
+                        received=received,
+                        version=version,
+                        control=control,
+                        state=state,
+                        before_step=_watcher(limit, slow=kind == "slow"),
+                    )
             except ClientTimeoutError as error:
                 return None, str(error)
             except Exception as error:
@@ -186,10 +192,28 @@ class ClientHost:
                 return result, _failure(result, received)  # what is not finite is so every time
         return None, failure
 
+    @contextlib.contextmanager
+    def _watched(self, round: int, client: int) -> Iterator[None]:
+        """Ends this process if a client takes twice its time: one that looks at the clock between its steps ends by itself.
+
+        Time is counted here, where the work is done: no queue, no start of a process and no other work of the host is in it.
+        """
+        limit = self._setup.failures.client_timeout_seconds
+        if limit is None or self._end_overdue is None:
+            yield
+            return
+        timer = threading.Timer(2 * limit, self._end_overdue, (round, client))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _upload(self, result: LocalResult, order: LocalOrder, client: int, version: int, reported: Sequence[Part]) -> "_Arrived":
         """Sends an update, and what else the method shares."""
         setup = self._setup
-        channel = Channel(order.round, setup.topology.from_client, client_name(client))
+        channel = Channel(order.round, setup.topology.from_client, client_name(client), order.attempt)
         destination = [setup.topology.aggregator_name(order.edge)]
         update, transfers = channel.send_update(result.update, version, reported, destination)
         control = result.control
@@ -252,7 +276,7 @@ def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:
 
     def before_step() -> None:
         if slow:
-            time.sleep(1.0)
+            time.sleep(1.0 if limit_seconds is None else limit_seconds)
         if time.monotonic() > deadline:
             raise ClientTimeoutError(f"its training took longer than failures.client_timeout_seconds = {limit_seconds:g}")
 

@@ -21,7 +21,7 @@ from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.prune import plan_pruning
 from fedphd_ray.runtime.state import RunState, keep_all
 from fedphd_ray.runtime.stopwatch import Stopwatch
-from fedphd_ray.runtime.traffic import downloads, edge_uploads
+from fedphd_ray.runtime.traffic import downloads, edge_uploads, repeated_downloads
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
@@ -74,6 +74,7 @@ class Cloud:
                 )
                 sent = downloads(experiment, state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
+                sent += repeated_downloads(experiment, state, plan.round, outcomes)
                 state, homogeneity = self._collect(state, outcomes)
                 if plan.syncs:
                     sent += edge_uploads(experiment, state, plan)

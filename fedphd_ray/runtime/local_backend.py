@@ -48,6 +48,10 @@ class LocalBackend:
         payload = self.get_payload(model)
         return np.concatenate([self._host.sample(payload, chunk) for chunk in chunks])
 
+    def take_replacements(self) -> list[str]:
+        """No processes of its own."""
+        return []
+
     def peak_memory_bytes(self) -> int:
         """No processes of its own."""
         return 0

@@ -112,7 +112,8 @@ class Observer:
         if trace is not None:
             seconds = trace.seconds | self._watch.lap()
             reports, slots = trace.reports, self._backend.slots
-            record = round_record(trace.plan, state.model.version, reports, trace.homogeneity, moved, seconds, slots)
+            replaced = self._backend.take_replacements()
+            record = round_record(trace.plan, state.model.version, reports, trace.homogeneity, moved, seconds, slots, replaced)
             self._reporter.on_round(record, quality)
         if self._checkpoints is not None and self._checkpoints.due(state.round, last):
             with self._watch("checkpoint"):

@@ -35,6 +35,7 @@ class RoundRecord:
         checkpoint_seconds: time spent on writing the checkpoint of the round before, if there was one.
         overhead_fraction: 1 - train_seconds / (slots * round_seconds).
         failures: clients whose update was not aggregated.
+        replacements: processes that died and were replaced since the record before, a sentence each.
     """
 
     round: int
@@ -55,6 +56,7 @@ class RoundRecord:
     overhead_fraction: float
     sim_seconds: float
     failures: dict[int, str]
+    replacements: tuple[str, ...]
 
 
 def round_record(
@@ -65,8 +67,9 @@ def round_record(
     bytes_by_hop: Mapping[str, int],
     seconds: Mapping[str, float],
     slots: int,
+    replacements: Sequence[str],
 ) -> RoundRecord:
-    """The record of a round from its plan, its edges' reports, and the driver's seconds by phase."""
+    """The record of a round from its plan, its edges' reports, the driver's seconds by phase, and what was replaced."""
     clients = [client for report in reports for client in report.reports]
     good = [client for client in clients if not client.failure]
     steps = sum(client.num_steps for client in good)
@@ -92,6 +95,7 @@ def round_record(
         overhead_fraction=max(0.0, 1.0 - train_seconds / slot_seconds),
         sim_seconds=0.0,
         failures={client.client: client.failure for client in clients if client.failure},
+        replacements=tuple(replacements),
     )
 
 

@@ -105,6 +105,10 @@ class RayBackend:
                 images += self._get_all([self._pool.hosts[0].sample.remote(model, chunk)], deadline, "sampling")
         return np.concatenate(images)
 
+    def take_replacements(self) -> list[str]:
+        """Hosts and edges that died, and what they were doing."""
+        return self._pool.take_replacements()
+
     def peak_memory_bytes(self) -> int:
         """Sum over all actors of the largest resident size of each; shared memory counts in each. Those gone are left out."""
         refs = [

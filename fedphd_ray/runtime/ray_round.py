@@ -4,8 +4,6 @@ The driver owns every object. Hosts return sums that only an edge reads; the dri
 Training is keyed by (seed, round, client) and edges keep nothing, so doing a part again gives the same bits.
 """
 
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +33,7 @@ class _Edge:
     report: EdgeReport | None = None
     model: Ref | None = None
     states: dict[int, Handle] = field(default_factory=dict)
+    repeated: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class RayRound:
         outcomes = []
         for edge in self._edges:
             assert edge.report is not None
-            outcomes.append(EdgeOutcome(edge.report, edge.model, edge.states))
+            outcomes.append(EdgeOutcome(edge.report, edge.model, edge.states, tuple(edge.repeated)))
         return outcomes
 
     # Training
@@ -153,34 +152,28 @@ class RayRound:
             self._times.forget(host)
             self._again(host, units, call) if guilty else self._queues[host].extendleft(reversed(units))
 
-        limit = self._rules.failures.client_timeout_seconds
-        allowance = math.inf if limit is None else limit * len(clients) + max(5.0, limit)
-        call = Call(actor, f"host/{host} ({names})", refs, done, lost, allowance)
+        call = Call(actor, f"host/{host} ({names})", refs, done, lost)
         self._in_flight[host].append(call)
-        self._time_first(host)
         self._calls.start(call)
         if self._rules.faults.kills_host(self._round, host) and self._strikes("host", host):
             actor.__ray_call__.remote(kill_this_process)
 
     def _leave(self, host: int, call: Call) -> None:
         self._in_flight[host].remove(call)
-        self._time_first(host)
-
-    def _time_first(self, host: int) -> None:
-        """The time of what a host does begins when it is the first in its queue."""
-        if self._in_flight[host]:
-            first = self._in_flight[host][0]
-            first.deadline = min(first.deadline, time.monotonic() + first.allowance)
 
     def _again(self, host: int, units: Sequence[Unit], call: Call) -> None:
         """After the death of the host that trained these units: one by one, without the clients that killed too many."""
         again, hopeless = after_a_death(units, self._rules.costs, self._rules.failures.client_retries)
-        reason = f"its host died {hopeless[0].attempt} times while it was trained" if hopeless else ""
-        if call.overdue and len(again) == 1:
-            again, hopeless = [], again
-            reason = f"no answer within failures.client_timeout_seconds = {self._rules.failures.client_timeout_seconds:g}"
+        reasons = {unit: f"its host died {unit.attempt} times while it was trained" for unit in hopeless}
+        limit = self._rules.failures.client_timeout_seconds
+        for unit in [*again, *hopeless] if limit is not None else ():
+            if self._pool.overdue(self._round, unit.clients[0]):
+                reasons[unit] = f"no answer within failures.client_timeout_seconds = {limit:g}"
+        again = [unit for unit in again if unit not in reasons]
         self._queues[host].extendleft(reversed(again))
-        for unit in hopeless:
+        for unit in again:
+            self._edges[unit.task].repeated.append((unit.clients[0], unit.attempt))
+        for unit, reason in reasons.items():
             edge = self._edges[unit.task]
             edge.pieces[unit.block, unit.start] = unit, [self._rules.leave_out(unit.clients[0], edge.task.edge, reason)]
             self._fold(edge)

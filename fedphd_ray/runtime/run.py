@@ -133,6 +133,7 @@ def _run(
             stock_export=stock_export,
             placement=started.placement,
             peak_memory_bytes=memory,
+            replacements=backend.take_replacements(),
         )
         summary.write(directory)
         return summary

@@ -3,6 +3,7 @@
 import json
 import platform
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +53,7 @@ class Summary:
     overhead_fraction: float
     peak_memory_bytes: int
     failures: list[str]
+    replacements: list[str]
     config_sha256: str
     data_sha256: str
     versions: dict[str, str]
@@ -114,6 +116,7 @@ def summarise(
     stock_export: str,
     placement: str,
     peak_memory_bytes: int,
+    replacements: Sequence[str],
 ) -> Summary:
     """The final figures of a finished run."""
     dense = build_unet(experiment.spec, device="meta")
@@ -148,12 +151,18 @@ def summarise(
         overhead_fraction=statistics.median(overheads) if overheads else 0.0,
         peak_memory_bytes=peak_memory_bytes,
         failures=list(state.failures),
+        replacements=[str(why) for line in books.metrics.rounds() for why in _list(line.get("replacements"))]
+        + list(replacements),
         config_sha256=Identity.new(experiment).config_sha256,
         data_sha256=experiment.dataset.content_hash,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         metrics_sha256=metrics.sha256,
         quality_sha256=quality.sha256,
     )
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _figure(value: object) -> float | None:

@@ -84,6 +84,10 @@ class SpillingBackend:
         """As the backend within."""
         return self._inner.sample(model, chunks)
 
+    def take_replacements(self) -> list[str]:
+        """Of the backend within."""
+        return self._inner.take_replacements()
+
     def peak_memory_bytes(self) -> int:
         """Of the backend within."""
         return self._inner.peak_memory_bytes()

@@ -17,6 +17,7 @@ import pytest
 import ray
 from federations import Recorder, method
 from phases import ON_RAY, PHASES, at_first_entry, record
+from processes import command_line
 
 from fedphd_ray.config import load_config
 from fedphd_ray.federation.ledger import read_ledger
@@ -44,12 +45,17 @@ def undisturbed() -> tuple[Summary, float]:
 
 
 def require_same(summary: Summary, directory: Path) -> None:
-    """The model, the bytes, and the rows and lines behind them."""
+    """The model, the bytes of first sendings, and the rows and lines behind them; what was sent again is marked as such."""
     assert summary.model_sha256 == undisturbed()[0].model_sha256
-    assert summary.bytes_by_hop == undisturbed()[0].bytes_by_hop
     assert summary.failures == []
-    assert read_ledger(directory / "ledger")["num_bytes"].to_pylist()
-    assert sum(read_ledger(directory / "ledger")["num_bytes"].to_pylist()) == sum(summary.bytes_by_hop.values())
+    rows = read_ledger(directory / "ledger").to_pylist()
+    assert sum(row["num_bytes"] for row in rows) == sum(summary.bytes_by_hop.values())
+    again = [row for row in rows if row["attempt"] > 0]
+    once = [row["destination"] if row["destination"].startswith("client/") else row["source"] for row in again]
+    assert all(name.startswith("client/") for name in once)
+    # A client's second download comes beside its first; its upload comes once, whichever training it is of.
+    downloads = sum(row["num_bytes"] for row in again if row["destination"].startswith("client/"))
+    assert sum(summary.bytes_by_hop.values()) - downloads == sum(undisturbed()[0].bytes_by_hop.values())
 
 
 @pytest.mark.ray
@@ -67,12 +73,13 @@ def test_an_actor_killed_in_any_phase_changes_no_bit(
         return run(), time.monotonic() - began
 
     owner, name = ON_RAY[phase]
-    at_first_entry(monkeypatch.setattr, owner, name, ROUND, lambda: os.kill(pid, signal.SIGKILL))
+    strike = at_first_entry(monkeypatch.setattr, owner, name, ROUND, lambda: os.kill(pid, signal.SIGKILL))
     summary, seconds = replaced_seconds(lambda: runs.run(config.build(), tmp_path / "run", Recorder(), pool=actor_pool))
+    assert strike["done"], "the fault never struck"
+    assert not command_line(pid), "the process that was to die is alive"
+    assert summary.replacements, "nobody noticed that it died"
     require_same(summary, tmp_path / "run")
-    deaths = list(actor_pool.replacements)
-    seen = deaths[0] if deaths else "nothing: it was not needed any more"
-    record(f"{victim} killed", phase, f"replaced ({seen.partition(':')[0]})" if deaths else seen, seconds, same=True)
+    record(f"{victim} killed", phase, f"replaced ({summary.replacements[0].partition(':')[0]})", seconds, same=True)
     _make_whole(actor_pool)
 
 

@@ -3,6 +3,7 @@
 None of them shares the session's Ray: each starts what it needs, in processes of its own.
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,7 @@ config = load_config(Path(sys.argv[1]) / "config.yaml")
 summary = runs.run(config.build(), Path(sys.argv[1]) / "run", Killer(), said.append)
 print("nodes", sum(node["Alive"] for node in ray.nodes()))
 print("rollbacks", sum("going back" in line for line in said))
+print("replacements", len(summary.replacements))
 print("sha", summary.model_sha256)
 ray.shutdown()
 cluster.shutdown()
@@ -127,6 +129,8 @@ def test_a_lost_node_changes_no_bit(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "nodes 1" in done.stdout
+    rollbacks, replacements = (int(re.search(rf"{word} (\d+)", done.stdout)[1]) for word in ("rollbacks", "replacements"))
+    assert rollbacks + replacements > 0, "the node was lost, and nobody noticed"
     assert f"sha {reference(NAME)}" in done.stdout
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fedphd_ray.config import load_config
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.topology import Hop
 
 pytestmark = pytest.mark.soak
 KILLS = 30
@@ -102,5 +104,9 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
     print(f"{len(killed)} kills: {', '.join(killed)}; {len(pool.replacements)} noticed", flush=True)
     assert len(killed) >= 10
     assert outcome.sha256 == expected.sha256
-    assert outcome.transfers == expected.transfers
+    again = [row for row in outcome.transfers if row.attempt and row.hop == Hop.EDGE_TO_CLIENT]
+    once = [replace(row, attempt=0) for row in outcome.transfers if row not in again]
+    assert sorted(map(astuple, once)) == sorted(map(astuple, expected.transfers))
+    print(f"{len(again)} rows of second downloads", flush=True)
+    assert again
     assert not outcome.state.failures
