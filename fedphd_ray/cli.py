@@ -83,8 +83,8 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     from fedphd_ray.errors import ResourceError  # noqa: PLC0415
     from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
     from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
-    from fedphd_ray.runtime.doctor import this_machine  # noqa: PLC0415
-    from fedphd_ray.runtime.placement import decide  # noqa: PLC0415
+    from fedphd_ray.runtime.device import this_machine  # noqa: PLC0415
+    from fedphd_ray.runtime.placement import Node, decide, store_size  # noqa: PLC0415
 
     experiment = load_config(config, overrides).build()
     cost = forecast(experiment)
@@ -92,7 +92,9 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
         placement = "everything in one process"
     else:
         try:
-            placement = decide(experiment.runtime, [this_machine()], experiment.demand(4 * cost.dense.params)).reason
+            machine, demand = this_machine(), experiment.demand(4 * cost.dense.params)
+            left = machine.memory_bytes - store_size(demand.store_bytes, machine.memory_bytes)
+            placement = decide(experiment.runtime, [Node(machine.cpus, machine.gpus, left)], demand).reason
         except ResourceError as error:
             placement = f"does not fit: {error.expected}; {error.found}"
     print_forecast(console, cost, describe(experiment), stock_forecast(experiment), placement)

@@ -1,8 +1,12 @@
-"""The device that one process of a run computes on."""
+"""What a process of a run computes on, and with."""
 
 import os
+import shutil
 
 import torch
+
+from fedphd_ray.errors import ResourceError
+from fedphd_ray.runtime.placement import Node
 
 
 def claim_device(gpu_share: float, *, deterministic: bool) -> torch.device:
@@ -21,3 +25,31 @@ def claim_device(gpu_share: float, *, deterministic: bool) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads it
     torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_share))
     return torch.device("cuda")
+
+
+def this_machine() -> Node:
+    """CPUs, GPUs and memory that this process may use."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node(float(cpus), float(torch.cuda.device_count()), memory)
+
+
+def compiler() -> str:
+    """The C++ compiler that `torch.compile` would use; empty for none."""
+    choices = [os.environ.get("CXX", ""), "g++", "clang++"]
+    return next((found for choice in choices if choice and (found := shutil.which(choice))), "")
+
+
+def require_compiler() -> None:
+    """Sees that networks can be compiled here.
+
+    Raises:
+        ResourceError: they cannot.
+    """
+    if not compiler():
+        raise ResourceError(
+            "local.compile",
+            expected="a C++ compiler: g++ or clang++ on the path, or one that CXX names",
+            found="none",
+            remedy="install one (apt-get install g++), or leave local.compile out",
+        )

@@ -13,6 +13,7 @@ import torch
 
 from fedphd_ray.diffusion.features import default_cache_dir
 from fedphd_ray.errors import ResourceError
+from fedphd_ray.runtime.device import compiler, this_machine
 from fedphd_ray.runtime.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
 from fedphd_ray.runtime.ray_environment import prepare_environment
 
@@ -30,13 +31,6 @@ class Finding:
     remedy: str = ""
 
 
-def this_machine() -> Node:
-    """CPUs, GPUs and memory that this process may use."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Node(float(cpus), float(torch.cuda.device_count()), memory)
-
-
 def examine() -> Iterator[Finding]:
     """Looks at everything that a run needs; starts a small Ray session or joins the cluster of RAY_ADDRESS."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
@@ -51,6 +45,7 @@ def examine() -> Iterator[Finding]:
         "this machine", True, f"{node}; room for {capacity(node, least)} hosts of {least.cpus:g} CPU and a small network"
     )
     yield _gpu()
+    yield _compiler()
     yield _shared_memory()
     yield _writable("temporary files", Path(tempfile.gettempdir()), "set TMPDIR to a directory that can be written")
     yield _writable(
@@ -72,6 +67,11 @@ def _gpu() -> Finding:
         return Finding("GPU", True, "none that torch can use", remedy)
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return Finding("GPU", True, names)
+
+
+def _compiler() -> Finding:
+    found = compiler()
+    return Finding("C++ compiler", True, found or "none", "" if found else "local.compile needs one: apt-get install g++")
 
 
 def _shared_memory() -> Finding:

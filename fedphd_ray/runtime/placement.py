@@ -12,6 +12,11 @@ from fedphd_ray.sections import Section
 
 HOST_BASE_BYTES = 460 * 2**20
 """A host process before its first client, measured (docs/performance.md); models, data and activations come on top."""
+EDGE_BASE_BYTES = 200 * 2**20
+"""An edge server's process; the models that it adds up come on top."""
+MODELS_PER_EDGE = 4
+STORE_SHARE = 0.25
+"""Of a machine's memory, what an object store started here may take; objects beyond it go to disk."""
 MODELS_PER_HOST = 8
 """Vectors as long as the model: weights, gradients, two moments, an update, a sum, and what comes in and goes out."""
 
@@ -85,6 +90,8 @@ class Demand(BaseModel):
         clients_per_round: trained in a round.
         model_bytes: of one model.
         training_bytes: activations of one batch, and the images.
+        num_edges: edge servers.
+        store_bytes: what the object store may hold at once.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,6 +100,13 @@ class Demand(BaseModel):
     clients_per_round: PositiveInt
     model_bytes: NonNegativeInt
     training_bytes: NonNegativeInt = 0
+    num_edges: NonNegativeInt = 0
+    store_bytes: NonNegativeInt = 0
+
+    @property
+    def edges_bytes(self) -> int:
+        """Estimated memory of all edge servers."""
+        return self.num_edges * (EDGE_BASE_BYTES + MODELS_PER_EDGE * self.model_bytes)
 
     @property
     def host_bytes(self) -> int:
@@ -112,7 +126,10 @@ class Placement:
 def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Placement:
     """Chooses the placement, or refuses with the numbers. A host must fit on one node; shares of nodes do not add up to one."""
     need = Node(config.cpus_per_host, config.gpus_per_host, demand.host_bytes)
-    most = sum(capacity(node, need) for node in nodes)
+    # Edges are taken to be on the node with the most memory, where Ray is most likely to put them.
+    first, *others = sorted(nodes, key=lambda node: -node.memory_bytes)
+    with_edges = Node(first.cpus, first.gpus, max(0, first.memory_bytes - demand.edges_bytes))
+    most = sum(capacity(node, need) for node in (with_edges, *others))
     wanted = _wanted(config, demand, most)
     if wanted > most or most < 1:
         raise ResourceError(
@@ -129,6 +146,11 @@ def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Plac
         dedicated,
         f"{wanted} host{'s' * (wanted != 1)} of {need} each, {what}; there is room for {most}",
     )
+
+
+def store_size(wanted_bytes: int, memory_bytes: int) -> int:
+    """Bytes of an object store started on a machine with so much memory; what `plan` says and `run` does."""
+    return min(wanted_bytes, int(STORE_SHARE * memory_bytes))
 
 
 def capacity(node: Node, need: Node) -> int:

@@ -20,6 +20,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread that asks Ray for something after its end starts no new one
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, whatever started the driver
     if not os.environ.get("RAY_ADDRESS"):
+        # A session whose head has died ends soon, not after a minute.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
         # A session of our own has no metrics: Ray keeps a time series for every name of a call, and ours name clients and rounds.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
     if "RAY_AUTH_MODE" in os.environ:

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedphd_ray.stopping import STOPPING, kill_descendants
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
 LONGEST_PLACE = 30
+CONNECT_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -33,8 +35,10 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
-        with _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING)):
+    if address := os.environ.get("RAY_ADDRESS"):
+        require_reachable(address)
+        elsewhere = tempfile.gettempdir()
+        with _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING), elsewhere):
             yield
         return
     directory = _short_directory()
@@ -47,6 +51,7 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
             object_store_memory=max(MIN_OBJECT_STORE_BYTES, object_store_bytes),
             logging_level=logging.WARNING,
             _temp_dir=directory,
+            _node_ip_address="127.0.0.1",  # nobody else is meant to come
         )
 
     def clean_up() -> None:
@@ -54,7 +59,7 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
     try:
-        with STOPPING.prepared(clean_up=clean_up), _connected(start):
+        with STOPPING.prepared(clean_up=clean_up), _connected(start, directory):
             yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -77,10 +82,36 @@ def _short_directory() -> str:
     )
 
 
-@contextlib.contextmanager
-def _connected(connect: Callable[[], object]) -> Iterator[None]:
+def require_reachable(address: str) -> None:
+    """Sees that a cluster may be at an address, before Ray waits for it for minutes.
+
+    Raises:
+        ResourceError: the address is of another kind, or nobody answers there.
+    """
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    remedy = "take host:port of the head node (`ray start --head` prints it; the port is 6379 by default), or unset RAY_ADDRESS"
+    if "://" in address or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        kind = "the address of a Ray client or of the jobs API" if "://" in address else "no host:port"
+        raise ResourceError("RAY_ADDRESS", expected="host:port of a cluster", found=f"{address}: {kind}", remedy=remedy)
     try:
-        connect()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        found = f"nobody answers at {address} ({error.strerror or error})"
+        raise ResourceError("RAY_ADDRESS", expected="a running cluster", found=found, remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def _connected(connect: Callable[[], object], directory: str) -> Iterator[None]:
+    """Connected within.
+
+    Ray puts the current directory first on its workers' paths: it is another one meanwhile, so that a file of the user's called
+    diffusers.py does not take the place of the package there.
+    """
+    try:
+        with contextlib.chdir(directory):
+            connect()
         STOPPING.listen()  # Ray has set handlers of its own
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ResourceError(

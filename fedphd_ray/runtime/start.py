@@ -12,9 +12,10 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel import model_message
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.runtime.backend import Backend
+from fedphd_ray.runtime.device import require_compiler, this_machine
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.local_backend import LocalBackend
-from fedphd_ray.runtime.placement import RuntimeConfig, decide
+from fedphd_ray.runtime.placement import RuntimeConfig, decide, store_size
 from fedphd_ray.runtime.ray_environment import prepare_environment
 from fedphd_ray.threads import torch_threads
 
@@ -35,6 +36,8 @@ class Started:
 @contextlib.contextmanager
 def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = None) -> Iterator[Started]:
     """The backend that `runtime` asks for, ended when the block is left (actors of a given pool live on)."""
+    if experiment.local.compile:
+        require_compiler()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch_threads(experiment.runtime.threads_per_host))
         keep_freed_memory()
@@ -47,7 +50,9 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
         from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
 
         model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
-        if warning := ray_session.require_store(experiment.dataset.images.nbytes + 4 * model_bytes, _store_bytes(experiment)):
+        if warning := ray_session.require_store(
+            experiment.dataset.images.nbytes + 4 * model_bytes, experiment.store_bytes(_model_bytes(experiment))
+        ):
             say(f"warning: {warning}")
         if path is not None and "://" not in path:
             ray_session.require_visible(Path(path))
@@ -68,7 +73,7 @@ class Needs:
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """Those of an experiment."""
-        return cls(experiment.name, experiment.runtime, _store_bytes(experiment))
+        return cls(experiment.name, experiment.runtime, experiment.store_bytes(_model_bytes(experiment)))
 
 
 @contextlib.contextmanager
@@ -85,7 +90,7 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
     from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
     from fedphd_ray.runtime.ray_session import ray_session  # noqa: PLC0415
 
-    store_bytes = max(need.store_bytes for need in needs)
+    store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
     with (
         ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes),
         ActorPool(runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool,
@@ -102,14 +107,3 @@ def _tell_start(say: Say, ready: int, wanted: int, free: str) -> None:
 def _model_bytes(experiment: Experiment) -> int:
     dense = build_unet(experiment.spec, device="meta")
     return model_message(sum(value.numel() for value in dense.parameters()), 0).num_bytes
-
-
-def _store_bytes(experiment: Experiment) -> int:
-    """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
-    model_bytes, cohort = _model_bytes(experiment), experiment.schedule.cohort_size
-    models = 2 * (cohort + len(experiment.topology.aggregators) + 8)
-    states = 0
-    if experiment.host_setup().keeps_states:
-        budget = int(experiment.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
-        states = min(budget, 3 * experiment.population.num_clients * model_bytes)
-    return experiment.dataset.images.nbytes + models * model_bytes + states

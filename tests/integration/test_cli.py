@@ -63,9 +63,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run on an embedded Ray of its own, with authentication as users have it and without a home that can be written."""
     out = tmp_path_factory.mktemp("runs") / "run"
+    folder = tmp_path_factory.mktemp("of-the-user")
+    for name in ("diffusers", "random", "safetensors"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('a file of the user took the place of a package')")
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "HOME": "/proc/none"}
     arguments = ("run", config, "--set", "runtime.backend=ray", "--set", "runtime.hosts=2", "--out", out)
-    return out, fedphd_process(*arguments, **env)
+    return out, fedphd_process(*arguments, cwd=folder, **env)
 
 
 @pytest.mark.ray
@@ -181,3 +184,45 @@ def test_doctor_finds_this_machine_healthy() -> None:
     said = fedphd_process("doctor")
     assert "MISSING" not in said
     assert "Ray: a session of its own" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("my-cluster", "no host:port"),
+        ("127.0.0.1", "no host:port"),
+        ("host:notaport", "no host:port"),
+        ("http://127.0.0.1:8265", "the jobs API"),
+        ("ray://127.0.0.1:10001", "Ray client"),
+        ("127.0.0.1:1", "nobody answers at 127.0.0.1:1"),
+    ],
+)
+def test_addresses_where_no_cluster_is_are_refused_at_once(address: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedphd_ray.errors import ResourceError  # noqa: PLC0415
+    from fedphd_ray.runtime.ray_session import require_reachable  # noqa: PLC0415
+
+    with pytest.raises(ResourceError, match=words):
+        require_reachable(address)
+
+
+def test_a_dead_address_is_one_message_of_every_command(config: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("run", config, "--set", "runtime.backend=ray", "--out", "out"),
+        ("compare", config, "--strategies", "fedavg", "--set", "runtime.backend=ray", "--out", "out"),
+    ):
+        said = fedphd_process(*arguments, code=2, cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1")
+        assert "nobody answers at 127.0.0.1:1" in said
+    assert "nobody answers" in fedphd_process("doctor", code=1, cwd=tmp_path, RAY_ADDRESS="127.0.0.1:1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    said = fedphd(
+        "run", config, "--set", "local.compile=true", "--set", "runtime.backend=local", "--out", tmp_path / "out", code=2
+    )
+    assert "apt-get install g++" in said
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide
+from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide, store_size
 
 LAPTOP = Node(cpus=8, gpus=0, memory_bytes=16 * 2**30)
 DEMAND = Demand(num_clients=20, clients_per_round=5, model_bytes=3_000_000)
@@ -42,3 +42,19 @@ def test_dedicated_is_one_host_per_client_or_a_refusal_with_the_number() -> None
     assert (placement.num_hosts, placement.dedicated) == (20, True)
     with pytest.raises(ResourceError, match="room for 20 host processes"):
         decide(RuntimeConfig(placement="dedicated"), [LAPTOP], DEMAND)
+
+
+def test_a_large_network_with_kept_moments_still_finds_room_for_hosts() -> None:
+    """35.7 M parameters, 100 clients that keep moments: the store is capped, and what is left is what `plan` counts with."""
+    memory, model = 24 * 2**30, 4 * 35_700_000
+    demand = Demand(num_clients=100, clients_per_round=4, model_bytes=model, num_edges=2, store_bytes=100 * 3 * model)
+    store = store_size(demand.store_bytes, memory)
+    assert store == memory // 4
+    assert decide(RuntimeConfig(), [Node(2, 0, memory - store)], demand).num_hosts == 2
+
+
+def test_edges_take_memory_too() -> None:
+    demand = Demand(num_clients=4, clients_per_round=4, model_bytes=2**30, num_edges=0)
+    nodes = [Node(8, 0, 40 * 2**30)]
+    without = decide(RuntimeConfig(), nodes, demand).num_hosts
+    assert decide(RuntimeConfig(), nodes, demand.model_copy(update={"num_edges": 3})).num_hosts < without
