@@ -4,6 +4,8 @@ import os
 import stat
 from pathlib import Path
 
+from fedphd_ray.errors import UserError
+
 MIB = 2**20
 
 
@@ -46,18 +48,22 @@ def refuse_links(directory: Path) -> None:
     The directory itself may be a link, or lie behind one: that was its owner's choice.
 
     Raises:
-        OSError: something in it is a symbolic link, or neither file nor folder.
+        UserError: something in it is a symbolic link, or neither file nor folder.
     """
     pending = [directory]
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    raise OSError(f"{entry.path} is a symbolic link")
-                if entry.is_dir(follow_symlinks=False):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if stat.S_ISDIR(mode):
                     pending.append(Path(entry.path))
-                elif not entry.is_file(follow_symlinks=False):
-                    raise OSError(f"{entry.path} is {_kind(entry.stat(follow_symlinks=False).st_mode)}, not a file")
+                elif not stat.S_ISREG(mode):
+                    raise UserError(
+                        str(directory),
+                        expected="files and folders only: what is written here must not land elsewhere",
+                        found=f"{entry.path} is {_kind(mode)}, not a file",
+                        remedy="remove it, if you know what it is",
+                    )
 
 
 def write_whole(path: Path, data: bytes) -> None:

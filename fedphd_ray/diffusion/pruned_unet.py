@@ -5,6 +5,7 @@ network it came from, and the safetensors header says how narrow each layer has 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +29,7 @@ from fedphd_ray.validation import in_short
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 FORMAT_VERSION = 1
-MOST_WEIGHT_BYTES = 8 * 2**30  # two thousand million parameters
+HEADER_BYTES = 16 * 2**20  # names and shapes in a safetensors file
 
 # Bounds keep a configuration from a stranger from building a network that never ends.
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -63,10 +64,10 @@ def load_unet(directory: str | Path) -> UNet2DModel:
     """
     folder = _model_folder(Path(directory))
     config = _read_config(folder / CONFIG_FILE)
-    state = _read_tensors(folder / WEIGHTS_FILE)
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
     try:
-        model = config.build(shapes)
+        most_bytes = config.most_weight_bytes()
+        state = _read_tensors(folder / WEIGHTS_FILE, most_bytes)
+        model = config.build({name: tuple(value.shape) for name, value in state.items()})
     except _FOREIGN as error:
         raise ModelFileError(
             str(folder / WEIGHTS_FILE),
@@ -116,6 +117,11 @@ class _StoredConfig(Section):
     class_embed_type: None = None
     num_class_embeds: None = None
     num_train_timesteps: Size | None = None
+
+    def most_weight_bytes(self) -> int:
+        """What the weights of such a network can take, in eight bytes each; a pruned one takes less. Raises as `build`."""
+        dense = stock_shapes(self.model_dump(exclude={"class_name", "format_version"}))
+        return 8 * sum(math.prod(shape) for shape in dense.values()) + HEADER_BYTES
 
     def build(self, shapes: Mapping[str, Shape]) -> UNet2DModel:
         """The network with parameters of these shapes; raises one of `_FOREIGN` where there is no such network."""
@@ -203,9 +209,9 @@ def _read_config(path: Path) -> _StoredConfig:
     raise ModelFileError(str(path), expected="the configuration of a U-Net", found=found, remedy="save the model again")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, most_bytes: int) -> dict[str, Tensor]:
     try:
-        state = {name: value.float() for name, value in safetensors.torch.load(read_regular(path, MOST_WEIGHT_BYTES)).items()}
+        state = {name: value.float() for name, value in safetensors.torch.load(read_regular(path, most_bytes)).items()}
     except FileNotFoundError:
         found = "no such file"
     except (SafetensorError, OSError, ValueError) as error:

@@ -22,7 +22,7 @@ from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.manifest import SCHEMA, ClientFile, EdgeFile, Frame, Manifest
 from fedphd_ray.runtime.seals import Seal
 from fedphd_ray.runtime.state import RunState, keep_all
-from fedphd_ray.runtime.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
+from fedphd_ray.runtime.state_files import from_bytes, to_bytes
 from fedphd_ray.runtime.storage import Storage
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
@@ -140,11 +140,12 @@ class Checkpoints:
             self._require_own(manifest)
             if self._frame is not None:
                 manifest.require_fit(self._frame)
-            tensors = self.storage.read(f"{folder}/{TENSORS}", manifest.most_tensor_bytes)
+            most = manifest.most_tensor_bytes
+            tensors = self.storage.read(f"{folder}/{TENSORS}", most)
             if hashlib.sha256(tensors).hexdigest() != manifest.tensors_sha256:
                 raise ValueError("its tensors are damaged (content hash differs)")
             oldest_first = dict(sorted(manifest.clients.items(), key=lambda item: item[1].round))
-            states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client]))
+            states = keep_all(backend, oldest_first, lambda client: self._read_client(client, oldest_first[client], most))
             self._written = {client: (file, manifest.version) for client, file in manifest.clients.items()}
             return _restore(manifest, load(tensors), states, backend), manifest.books
         except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError, PruningError, SafetensorError) as error:
@@ -177,8 +178,8 @@ class Checkpoints:
         self._written[client] = file, version
         return file
 
-    def _read_client(self, client: int, file: ClientFile) -> ClientState:
-        data = self.storage.read(_client_file(file.sha256), MOST_STATE_BYTES)
+    def _read_client(self, client: int, file: ClientFile, most_bytes: int) -> ClientState:
+        data = self.storage.read(_client_file(file.sha256), most_bytes)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise ValueError(f"what {client_name(client)} keeps is damaged (content hash differs)")
         return from_bytes(data)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
 from fedphd_ray.runtime.placement import Node
+from fedphd_ray.runtime.ray_environment import FORMS_CLUSTERS
 from fedphd_ray.stopping import STOPPING, kill_descendants
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
@@ -41,6 +43,8 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         with _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING), elsewhere):
             yield
         return
+    # Ray reads this while it is imported, which may have been before its environment was prepared.
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(FORMS_CLUSTERS, "") != "0"
     directory = _short_directory()
 
     def start() -> None:
@@ -51,8 +55,8 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
             object_store_memory=max(MIN_OBJECT_STORE_BYTES, object_store_bytes),
             logging_level=logging.WARNING,
             _temp_dir=directory,
-            _node_ip_address="127.0.0.1",  # nobody else is meant to come
         )
+        Path(directory).chmod(0o700)  # Ray opens it to everybody
 
     def clean_up() -> None:
         kill_descendants()

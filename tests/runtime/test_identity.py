@@ -186,7 +186,7 @@ def test_links_out_of_a_run_directory_are_not_followed(name: str, run: Path, tmp
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
     place.symlink_to(outside)
-    said = fedphd_in_process("resume", run, code=1)
+    said = fedphd_in_process("resume", run, code=2)
     assert "symbolic link" in said
     assert outside.read_text() == "precious"
 
@@ -194,7 +194,7 @@ def test_links_out_of_a_run_directory_are_not_followed(name: str, run: Path, tmp
 def test_pipes_are_refused(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     os.mkfifo(run / "metrics.jsonl")
-    assert "a pipe, not a file" in fedphd_in_process("resume", run, code=1)
+    assert "a pipe, not a file" in fedphd_in_process("resume", run, code=2)
 
 
 def test_nothing_is_left_of_the_states_that_did_not_fit_into_memory(tmp_path: Path) -> None:
