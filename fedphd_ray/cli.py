@@ -36,10 +36,10 @@ def main() -> None:
         with STOPPING.signals():
             app()
     except Stopped as stopped:
-        STOPPING.finish(stopped)
+        STOPPING.finish(str(stopped), stopped.exit_code)
     except BaseException as error:
         if STOPPING.asked is not None:  # foreign code has made something else of it
-            STOPPING.finish(STOPPING.asked)
+            STOPPING.finish(str(STOPPING.asked), STOPPING.asked.exit_code)
         if isinstance(error, FedPhDError):
             errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
             sys.exit(error.exit_code)

@@ -78,7 +78,7 @@ class Stopping:
         for each in clean_ups:
             self._clean_ups.remove(each)
 
-    def finish(self, stopped: Stopped) -> None:
+    def finish(self, what: str, exit_code: int) -> None:
         """Ends the process: one message, everything that it started ended, nothing left. From any thread; never returns."""
         if not self._ending.acquire(blocking=False):
             time.sleep(10 * GRACE_SECONDS)  # another thread is at it
@@ -86,16 +86,16 @@ class Stopping:
         cursor = SHOW_CURSOR if os.isatty(2) else ""
         with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
             sys.stdout.flush()
-            os.write(2, f"{cursor}\n{stopped}{'; ' * bool(hint)}{hint}\n".encode("ascii", "backslashreplace"))
+            os.write(2, f"{cursor}\n{what}{'; ' * bool(hint)}{hint}\n".encode("ascii", "backslashreplace"))
         for clean_up in reversed(self._clean_ups):
             with contextlib.suppress(Exception):
                 clean_up()
-        os._exit(stopped.exit_code)
+        os._exit(exit_code)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """The handler, in the main thread; asked a second time the process ends at once."""
         if self._asked is not None and frame is not None and self._asked.raised:
-            self.finish(self._asked)
+            self.finish(str(self._asked), self._asked.exit_code)
         self._asked = self._asked or Stopped(signal.Signals(number).name, number)
         self._asked.raised = True
         raise self._asked
@@ -109,7 +109,7 @@ class Stopping:
             number = heard[0]
         self._asked = self._asked or Stopped(signal.Signals(number).name, number)
         time.sleep(GRACE_SECONDS)
-        self.finish(self._asked)
+        self.finish(str(self._asked), self._asked.exit_code)
 
 
 STOPPING = Stopping()

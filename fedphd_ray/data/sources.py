@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from fedphd_ray.data.partition import Classes, Partition
 from fedphd_ray.data.shapes import draw_shapes
+from fedphd_ray.errors import DataError
 from fedphd_ray.sections import Section
 
 
@@ -32,12 +33,34 @@ class ImageDataset:
     num_classes: int
 
     def __post_init__(self) -> None:
-        assert self.images.ndim == 4
-        assert self.images.dtype == np.float32
-        assert self.images.shape[2] == self.images.shape[3], "images must be square"
-        assert self.labels.shape == (len(self.images),)
-        assert self.labels.dtype == np.int64
-        assert not len(self) or (self.labels.min() >= 0 and self.labels.max() < self.num_classes)
+        """Looks at what the user gives.
+
+        Raises:
+            DataError: the images or labels are of another form.
+        """
+        images, labels = self.images, self.labels
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
+            remedy = (
+                "transpose the channels to the second place: images.transpose(0, 3, 1, 2)" if images.shape[-1] in (1, 3) else ""
+            )
+            self._refuse("square images [N, C, H, W] with C of 1 or 3", f"shape {images.shape}", remedy)
+        if images.dtype != np.float32:
+            self._refuse("float32", str(images.dtype), "images.astype(np.float32), after the scaling to [-1, 1]")
+        if not len(images):
+            self._refuse("at least one image", "none", "")
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1.001 and high <= 1.001):  # not a number is neither
+            self._refuse(
+                "values in [-1, 1]", f"{low:g} to {high:g}", "for 0 to 255: images / 127.5 - 1; for 0 to 1: images * 2 - 1"
+            )
+        if labels.shape != (len(images),) or labels.dtype != np.int64:
+            self._refuse("labels int64 [N]", f"{labels.dtype} {labels.shape} for {len(images)} images", "labels.astype(np.int64)")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            found = f"{labels.min()} to {labels.max()}"
+            self._refuse(f"labels from 0 to {self.num_classes - 1}", found, "count classes from 0, or set num_classes")
+
+    def _refuse(self, expected: str, found: str, remedy: str) -> NoReturn:
+        raise DataError(f"data set {self.name!r}", expected=expected, found=found, remedy=remedy)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fedphd_ray.stopping import STOPPING, kill_descendants
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
 LONGEST_PLACE = 30
 CONNECT_SECONDS = 10.0
+WATCH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -63,10 +65,36 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
     try:
-        with STOPPING.prepared(clean_up=clean_up), _connected(start, directory):
+        with STOPPING.prepared(clean_up=clean_up), _connected(start, directory), _watched_servers():
             yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _watched_servers() -> Iterator[None]:
+    """Ends this process soon after one of the session's servers has died: Ray would wait for it, and abort in its own words."""
+    processes = ray._private.worker._global_node.all_processes  # type: ignore[attr-defined]  # set by now
+    servers = {name: processes.get(name, []) for name in ("gcs_server", "raylet")}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            for name, infos in servers.items():
+                if (
+                    any(info.process.poll() is not None for info in infos)
+                    and not ended.wait(WATCH_SECONDS)
+                    and not STOPPING.asked
+                ):
+                    STOPPING.finish(f"error: a server of Ray's own on this machine ({name}) has died", 1)
+
+    thread = threading.Thread(target=watch, name="servers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _short_directory() -> str:

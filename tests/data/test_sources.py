@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.data.partition import Classes
 from fedphd_ray.data.sources import DataSource, Digits, ImageDataset, Shapes
+from fedphd_ray.errors import DataError
 
 
 def test_digits_are_the_real_ones() -> None:
@@ -46,7 +47,7 @@ def test_what_is_no_image_data_set_is_refused() -> None:
         (images, labels[:1], 2),
         (images, labels, 1),
     ):
-        with pytest.raises(AssertionError):
+        with pytest.raises(DataError):
             ImageDataset("wrong", *wrong)
 
 
@@ -55,7 +56,7 @@ def test_the_hash_is_of_the_content() -> None:
     reference = ImageDataset("a", images, labels, 2).content_hash
     assert ImageDataset("b", images.copy(), labels.copy(), 2).content_hash == reference
     assert ImageDataset("a", images[:, :, ::-1], labels, 2).content_hash == reference  # all zeros, only strided otherwise
-    others = (images + 1, labels, 2), (images, labels[::-1], 2), (images, labels, 3), (images.reshape(2, 4, 4, 4), labels, 2)
+    others = (images + 1, labels, 2), (images, labels[::-1], 2), (images, labels, 3), (images[:, :, :4, :4], labels, 2)
     assert len({reference, *(ImageDataset("a", *other).content_hash for other in others)}) == 5
 
 
@@ -73,3 +74,27 @@ def test_sizes_across_chunks() -> None:
     assert len(data) == 5000
     assert np.isfinite(data.images).all()
     assert float(data.images[4096:].std()) > 0.1
+
+
+GOOD = np.zeros((4, 3, 8, 8), np.float32)
+LABELS = np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (GOOD + 255, LABELS, r"values in \[-1, 1\](.|\n)*255 to 255(.|\n)*images / 127.5 - 1"),
+        (GOOD + np.nan, LABELS, r"values in \[-1, 1\]"),
+        (GOOD.astype(np.float64), LABELS, "float32(.|\n)*float64"),
+        (GOOD.transpose(0, 2, 3, 1), LABELS, "transpose the channels"),
+        (GOOD[:, :, :4], LABELS, "square images"),
+        (GOOD[0], LABELS, "square images"),
+        (GOOD[:0], LABELS[:0], "at least one image"),
+        (GOOD, LABELS[:3], "labels int64"),
+        (GOOD, LABELS.astype(np.int32), "labels int64"),
+        (GOOD, LABELS + 1, "labels from 0 to 1(.|\n)*1 to 2"),
+    ],
+)
+def test_images_of_the_users_own_are_refused_with_the_remedy(images: np.ndarray, labels: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        ImageDataset("mine", images, labels, 2)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from fedphd_ray.federation.channel import model_message, plan_message, statistics_message
+from fedphd_ray.federation.channel import Channel, model_message, plan_message, statistics_message
 from fedphd_ray.federation.ledger import SCHEMA, Ledger, read_ledger
 from fedphd_ray.records import Transfer
 from fedphd_ray.topology import Hop
 
 
 def rows(round: int) -> list[Transfer]:
-    down = model_message(100, 0).rows(round, Hop.EDGE_TO_CLIENT, "edge/1", ["client/1", "client/2"])
-    return down + statistics_message(10).rows(round, Hop.CLIENT_TO_EDGE, "client/1", ["edge/1"])
+    down = model_message(100, 0).rows(Channel(round, Hop.EDGE_TO_CLIENT, "edge/1"), ["client/1", "client/2"])
+    return down + statistics_message(10).rows(Channel(round, Hop.CLIENT_TO_EDGE, "client/1"), ["edge/1"])
 
 
 def test_sizes() -> None:

@@ -1,6 +1,7 @@
 """Whatever a configuration says, it runs, or it is refused in one message that names a key."""
 
 import copy
+import os
 from typing import Any
 
 from federations import METHODS, TINY, federate
@@ -12,6 +13,7 @@ from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.forecast import forecast
 from fedphd_ray.validation import _all_keys
 
+EXAMPLES = 600 if os.environ.get("HYPOTHESIS_PROFILE") == "default" else 200  # `make soak` tries more, and new ones
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 5, 8, 16, 17, 1000, 0.0, 0.1, 0.5, 1.0, 1.5, -0.5, 1e-9, float("nan"), float("inf")])
 WORDS = st.sampled_from(
     ["", "none", "prune", "at_init", "fedavg", "scaffold", "udec", "digits", "iid", "dirichlet", "local", "ü", "a/b"]
@@ -61,7 +63,7 @@ SENSIBLE = st.sampled_from([(key, value) for key, values in PLAUSIBLE.items() fo
 WILD = st.tuples(st.sampled_from([*KEYS, *MISSPELT]), VALUES)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(METHODS)), st.lists(SENSIBLE, max_size=4), st.lists(WILD, max_size=1))
 def test_a_configuration_runs_or_is_refused(name: str, sensible: list[tuple[str, Any]], wild: list[tuple[str, Any]]) -> None:
     tree: dict[str, Any] = copy.deepcopy(TINY)

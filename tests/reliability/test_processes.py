@@ -3,6 +3,7 @@
 None of them shares the session's Ray: each starts what it needs, in processes of its own.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from federations import Recorder, method, reference
-from processes import NAME, TESTS, environment, fedphd, processes_below, require_ended, wait_for, write_config
+from processes import NAME, TESTS, command_line, environment, fedphd, processes_below, require_ended, wait_for, write_config
 
 from fedphd_ray.config import load_config
 from fedphd_ray.errors import UserError
@@ -44,6 +45,22 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on_to_the_same_bits(numbe
     require_ended(children)
     chosen = load_config(tmp_path / "run/config.yaml", ["runtime.backend=local"])
     assert runs.resume(chosen.build(), tmp_path / "run", Recorder()).model_sha256 == reference(NAME)
+
+
+@pytest.mark.parametrize("server", ["gcs_server", "raylet/raylet"])
+def test_a_server_of_rays_that_dies_ends_the_run_with_a_message(server: str, tmp_path: Path) -> None:
+    """Ray itself would wait for a minute, and then abort in words of its own."""
+    config = write_config(tmp_path, **RAY, schedule={"rounds": 5000}, pruning={"round": 2500})
+    command = fedphd("run", config, "--out", tmp_path / "run")
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(tmp_path / "run/run.json", process)
+        (pid,) = [pid for pid in processes_below(process.pid) if server in command_line(pid).split(" ")[0]]
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10.0
+    assert process.returncode == 1
+    assert f"error: a server of Ray's own on this machine ({server.partition('/')[0]}) has died; `fedphd resume" in err
 
 
 HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.locks import locked\n"
