@@ -1,7 +1,7 @@
 """Small federations for tests, and one way to run them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -140,3 +140,8 @@ def federate(
         state = cloud.run(cloud.begin())
     rows = (row | {"hop": Hop(row["hop"]), "kind": Kind(row["kind"])} for row in ledger.unwritten.to_pylist())
     return Outcome(state, tuple(Transfer(**row) for row in rows), recorder.rounds)
+
+
+def first_sendings(transfers: Sequence[Transfer]) -> list[Transfer]:
+    """What a run that nothing happened to would have sent: no second downloads, and uploads whichever training they are of."""
+    return [replace(row, attempt=0) for row in transfers if not row.attempt or row.destination.partition("/")[0] != "client"]
