@@ -46,6 +46,12 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 def processes_below(pid: int) -> set[int]:
     """Descendants of a process, without Ray's own agents: those notice a dead driver within about a minute."""
+    agent = re.compile("agent|dashboard|process_api", re.IGNORECASE)
+    return {child for child in descendants(pid) if not agent.search(command_line(child))}
+
+
+def descendants(pid: int) -> set[int]:
+    """Children, and theirs."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -56,7 +62,7 @@ def processes_below(pid: int) -> set[int]:
     found: set[int] = set()
     while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:
         found |= more
-    return {child for child in found if not re.search("agent|dashboard|process_api", command_line(child), re.IGNORECASE)}
+    return found
 
 
 def command_line(pid: int) -> str:

@@ -13,7 +13,18 @@ from pathlib import Path
 
 import pytest
 from federations import Recorder, method, reference
-from processes import NAME, TESTS, command_line, environment, fedphd, processes_below, require_ended, wait_for, write_config
+from processes import (
+    NAME,
+    TESTS,
+    command_line,
+    descendants,
+    environment,
+    fedphd,
+    processes_below,
+    require_ended,
+    wait_for,
+    write_config,
+)
 
 from fedphd_ray.config import load_config
 from fedphd_ray.errors import UserError
@@ -54,11 +65,12 @@ def test_a_server_of_rays_that_dies_ends_the_run_with_a_message(server: str, tmp
     command = fedphd("run", config, "--out", tmp_path / "run")
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(tmp_path / "run/run.json", process)
-        (pid,) = [pid for pid in processes_below(process.pid) if server in command_line(pid).split(" ")[0]]
-        os.kill(pid, signal.SIGKILL)
+        pids = [pid for pid in descendants(process.pid) if command_line(pid).split(" ")[0].endswith(server)]
+        os.kill((pids or [process.pid])[0], signal.SIGKILL)
         began = time.monotonic()
         _, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10.0
+    assert len(pids) == 1
     assert process.returncode == 1
     assert f"error: a server of Ray's own on this machine ({server.partition('/')[0]}) has died; `fedphd resume" in err
 
