@@ -156,7 +156,12 @@ class RayRound:
         self._in_flight[host].append(call)
         self._calls.start(call)
         if self._rules.faults.kills_host(self._round, host) and self._strikes("host", host):
-            actor.__ray_call__.remote(kill_this_process)
+            self._await_death(actor, f"host/{host}")
+
+    def _await_death(self, actor: Actor, who: str) -> None:
+        """Kills an actor after the calls that it already has. The round waits for it: its books tell of its own deaths."""
+        ref = actor.__ray_call__.remote(kill_this_process)
+        self._calls.start(Call(actor, who, [ref], lambda call, answer: None, lambda call: None))
 
     def _leave(self, host: int, call: Call) -> None:
         self._in_flight[host].remove(call)
@@ -233,7 +238,7 @@ class RayRound:
         task, name = edge.task, f"edge/{edge.task.edge}"
         actor = self._pool.edges[task.edge]
         if self._rules.faults.kills_edge(self._round, task.edge) and self._strikes("edge", task.edge):
-            actor.__ray_call__.remote(kill_this_process)
+            self._await_death(actor, name)
         call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {self._round}")
         refs = call.remote(task.model, sizes, task.strategy, *partials)
 
