@@ -71,6 +71,15 @@ def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return out, fedphd_process(*arguments, cwd=folder, **env)
 
 
+@pytest.mark.parametrize("name", ["random", "diffusers", "numpy"])
+def test_a_file_in_the_place_of_a_package_is_named(name: str, config: Path, tmp_path: Path) -> None:
+    """Where the user asked for its folder. In the current folder it does no harm: `finished` runs beside such files."""
+    (tmp_path / f"{name}.py").write_text("nothing = 'that the package has'")
+    message = fedphd_process("run", config, "--out", tmp_path / "run", code=2, PYTHONPATH=str(tmp_path))
+    assert f"{tmp_path / name}.py takes the place of the package '{name}': rename it" in message
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.ray
 def test_run_says_what_matters(finished: tuple[Path, str]) -> None:
     out, said = finished
