@@ -21,6 +21,7 @@ LAYERS = {
 GROUND = {
     "errors",
     "files",
+    "imports",
     "memory",
     "records",
     "sections",

@@ -20,6 +20,7 @@ from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
 from fedphd_ray.runtime.edge_server import EdgeServer
 from fedphd_ray.runtime.faults import kill_this_process
 from fedphd_ray.runtime.placement import RuntimeConfig
+from fedphd_ray.runtime.ray_session import require_imports
 
 OnStart = Callable[[int, int, str], None]
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
@@ -249,6 +250,7 @@ class ActorPool:
             except ray.exceptions.ActorUnavailableError:  # the call got lost, not the actor
                 self._starting[actor.__ray_ready__.remote()] = actor
             except ray.exceptions.RayError as error:
+                require_imports(__name__)
                 raise RunFailedError(f"actor start failed: {error}") from error
             self._on_start(total - len(self._starting), total, "")
 

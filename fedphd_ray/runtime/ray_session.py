@@ -16,6 +16,7 @@ from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
+from fedphd_ray.imports import trouble_with
 from fedphd_ray.runtime.placement import Node
 from fedphd_ray.runtime.ray_environment import FORMS_CLUSTERS
 from fedphd_ray.stopping import STOPPING, kill_descendants
@@ -190,6 +191,40 @@ def require_store(least_bytes: int, wanted_bytes: int) -> str:
     return f"object store of {have:.0f} MiB, a round may hold {want:.0f} MiB: Ray will move objects to disk"
 
 
+def require_imports(module: str) -> None:
+    """Sees that every node can import a module; asked when a process there did not start.
+
+    Raises:
+        ResourceError: a node cannot.
+    """
+    for node, answer in _on_every_node(trouble_with, module):
+        try:
+            trouble = ray.get(answer, timeout=60)
+        except ray.exceptions.RayError as error:  # this package cannot be imported there, or the node has gone
+            trouble = str(error).strip().splitlines()[-1]
+        if trouble:
+            raise ResourceError(
+                f"node {node}",
+                expected="a Python that can import fedphd_ray and all that it needs",
+                found=trouble,
+                remedy="rename a file that takes the place of a package, or install the package on that node",
+            )
+
+
+def _on_every_node(function: Callable[[str], str], argument: str) -> list[tuple[str, "ray.ObjectRef[str]"]]:
+    """Address of every living node, and what a function will return there."""
+    return [
+        (
+            node["NodeManagerAddress"],
+            ray.remote(function)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote(argument),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
 def require_visible(folder: Path) -> None:
     """Sees that every node finds what this process writes into a folder.
 
@@ -201,16 +236,8 @@ def require_visible(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(token)
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        answers = [
-            ray.remote(_read)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(str(marker))
-            for node in nodes
-        ]
-        blind = [
-            node["NodeManagerAddress"] for node, found in zip(nodes, ray.get(answers, timeout=60), strict=True) if found != token
-        ]
+        answers = _on_every_node(_read, str(marker))
+        blind = [node for node, answer in answers if ray.get(answer, timeout=60) != token]
     finally:
         marker.unlink(missing_ok=True)
     if blind:
