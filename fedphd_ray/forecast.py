@@ -4,22 +4,24 @@ Sizes depend on shapes alone, and edge choices on label counts alone, so the for
 client fails: an update that is not sent is not counted).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.diffusion.export import export_stock
 from fedphd_ray.diffusion.unet import build_unet, initial_state
-from fedphd_ray.federation.channel import control_message, model_message, plan_message, statistics_message
+from fedphd_ray.federation.links import Link, Message, model_bytes
+from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import EdgeStatistics, RoundPlan
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.prune import pruned_shapes
 from fedphd_ray.runtime.run_directory import cloud_saving
-from fedphd_ray.strategies.parts import Part, named, num_params, shared
+from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import Hop
 
@@ -94,7 +96,7 @@ def forecast(experiment: Experiment) -> Forecast:
         cloud_saving=cloud_saving(experiment, dense.params, bytes_by_hop),
         rounds=experiment.schedule.rounds,
         syncs=syncs,
-        host_memory_bytes=experiment.demand(model_message(dense.params, 0).num_bytes).host_bytes,
+        host_memory_bytes=experiment.demand(model_bytes(dense.params)).host_bytes,
     )
 
 
@@ -112,7 +114,7 @@ def stock_forecast(experiment: Experiment) -> str:
 
 
 class _Traffic:
-    """Counts the bytes of a run round by round.
+    """Counts the bytes of a run round by round: the messages of the run, with models that have a size and no values.
 
     Args:
         experiment: what would run.
@@ -122,10 +124,14 @@ class _Traffic:
 
     def __init__(self, experiment: Experiment, layouts: Sequence[Layout], num_channels: int) -> None:
         self._experiment = experiment
-        self._parts = [experiment.strategy.parts(layout) for layout in layouts]
-        self._plan = plan_message(num_channels, 1).num_bytes
-        shares = experiment.strategy.shares_label_statistics
-        self._statistics = statistics_message(experiment.population.num_classes).num_bytes if shares else 0
+        strategy = experiment.strategy
+        self._held = []
+        for version, layout in enumerate(layouts):
+            model = torch.empty(layout.num_params, device="meta")
+            control = model if strategy.sends_control else None
+            self._held.append(Holdings(model, strategy.parts(layout), version, control, num_channels if version else 0))
+        counts = np.zeros(experiment.population.num_classes, np.int64)
+        self._counts = counts if strategy.shares_label_statistics else None
         self._bytes: dict[Hop, int] = defaultdict(int)
         self._with_state: set[int] = set()
         self._owed: set[int] = set()
@@ -151,25 +157,24 @@ class _Traffic:
         return {hop.value: self._bytes[hop] for hop in Hop if hop in self._bytes}, syncs
 
     def _count(self, plan: RoundPlan) -> None:
-        topology, strategy = self._experiment.topology, self._experiment.strategy
-        parts, cohort, edges = self._parts[self._version], plan.edge_of, topology.num_edges
-        owed = self._owed & set(cohort)
-        control = len(cohort) * control_message(num_params(parts), self._version).num_bytes if strategy.sends_control else 0
-        received = [shared(parts) if client in self._with_state else parts for client in cohort]
-        reported = [named(parts, plan.reported_parts.get(client)) for client in cohort]
-        self._bytes[topology.to_client] += (
-            self._model(*received) + control + len(cohort) * self._statistics * len(topology.aggregators) + len(owed) * self._plan
-        )
-        self._bytes[topology.from_client] += self._model(*reported) + control + len(cohort) * self._statistics
-        if plan.starts_cycle and edges:
-            down = self._model(parts if plan.round == 1 else shared(parts))
-            self._bytes[Hop.CLOUD_TO_EDGE] += edges * (down + (self._plan if self._owed else 0))
-        if plan.syncs and edges:
-            self._bytes[Hop.EDGE_TO_CLOUD] += edges * (self._model(shared(parts)) + self._statistics)
-        self._owed -= owed
-        if self._experiment.local.keeps_moments or strategy.keeps_state:
+        topology, held = self._experiment.topology, self._held[self._version]
+        cohort, edges, control = plan.edge_of, topology.num_edges, held.control
+        if plan.starts_cycle:
+            self._add(Hop.CLOUD_TO_EDGE, edges, held.to_edge(first=plan.round == 1, owed=bool(self._owed)))
+        self._add(topology.to_client, len(cohort) * len(topology.aggregators), statistics(self._counts))
+        for (known, owed), times in Counter((client in self._with_state, client in self._owed) for client in cohort).items():
+            self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
+        for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():
+            reported = named(held.parts, names)
+            self._add(topology.from_client, times, upload(held.model, reported, held.version, control, self._counts))
+        if plan.syncs:
+            self._add(Hop.EDGE_TO_CLOUD, edges, held.to_cloud(self._counts))
+        self._owed -= set(cohort)
+        if self._experiment.local.keeps_moments or self._experiment.strategy.keeps_state:
             self._with_state |= set(cohort)
 
-    def _model(self, *parts: Sequence[Part]) -> int:
-        """Bytes of one message for each of the given selections of parts."""
-        return sum(model_message(num_params(selection), self._version).num_bytes for selection in parts)
+    def _add(self, hop: Hop, times: int, message: Message) -> None:
+        """So many messages over links of a hop."""
+        rows = Link(0, hop, "", "", self._experiment.codec).rows(message)
+        if times and rows:
+            self._bytes[hop] += times * sum(row.num_bytes for row in rows)

@@ -189,6 +189,8 @@ class LocalOrder:
         sparsity: strength of the group-norm penalty, 0 for none.
         reported_parts: see `RoundPlan`.
         attempt: how often these clients were tried before in this round, and their host died.
+        plan_channels: length of the plan by which the network was pruned; 0 before that.
+        plan_owed: clients that keep state of the former architecture: they are sent that plan.
     """
 
     round: int
@@ -197,6 +199,8 @@ class LocalOrder:
     sparsity: float
     reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
     attempt: int = 0
+    plan_channels: int = 0
+    plan_owed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ class PartialUpdate:
         control: the sum of what the clients sent beside their updates [num_params], or None.
         label_counts: int64 [num_classes] over the usable clients.
         reports: one per client, usable or not.
-        transfers: the uploads.
+        transfers: what its clients received and sent.
         train_seconds: time spent in local training, in seconds of wall time of one slot.
         busy_seconds: time that slots spent on these clients in all.
         fold_seconds: time spent adding up partial updates since.

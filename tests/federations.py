@@ -11,6 +11,7 @@ from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.start import start_backend
@@ -127,13 +128,13 @@ class Outcome:
 
 
 def federate(
-    config: Config, backend: Backend | None = None, directory: Path | None = None, reporter: Recorder | None = None
+    config: Config | Experiment, backend: Backend | None = None, directory: Path | None = None, reporter: Recorder | None = None
 ) -> Outcome:
     """Runs a federation on the backend that its configuration asks for, or on a given one; nothing is written."""
-    experiment = config.build()
+    experiment = config.build() if isinstance(config, Config) else config
     if backend is None:
         with start_backend(experiment, lambda line: None) as started:
-            return federate(config, started.backend, directory, reporter)
+            return federate(experiment, started.backend, directory, reporter)
     ledger, recorder = Ledger(), reporter or Recorder()
     with Observer(experiment, backend, ledger=ledger, reporter=recorder, directory=directory) as observer:
         cloud = Cloud(experiment, backend, observer)
@@ -143,5 +144,9 @@ def federate(
 
 
 def first_sendings(transfers: Sequence[Transfer]) -> list[Transfer]:
-    """What a run that nothing happened to would have sent: no second downloads, and uploads whichever training they are of."""
-    return [replace(row, attempt=0) for row in transfers if not row.attempt or row.destination.partition("/")[0] != "client"]
+    """What a run that nothing happened to would have sent: no second downloads, and uploads whichever training they are of.
+
+    Rows have no order within a round: what was sent in vain is known to the driver, the rest to whoever received it.
+    """
+    kept = [replace(row, attempt=0) for row in transfers if not row.attempt or row.destination.partition("/")[0] != "client"]
+    return sorted(kept, key=lambda row: (row.round, row.hop, row.source, row.destination, row.kind))

@@ -109,11 +109,13 @@ def add_weighted(total: Tensor | None, update: Update, weight: float) -> Tensor:
     if total is None:
         total = torch.empty_like(trained) if update.is_whole else torch.zeros_like(trained)
     for piece in update.slices:
-        for after, before, out in split(trained[piece], initial[piece], total[piece]):
-            if first:
-                torch.sub(after, before, out=out).mul_(weight)
-            else:
-                out.add_((after - before).mul_(weight))
+        for after, before, out in split(trained[piece], trained[piece] if initial is None else initial[piece], total[piece]):
+            into = out if first else None
+            term = after.mul(weight) if initial is None else torch.sub(after, before, out=into).mul_(weight)
+            if not first:
+                out.add_(term)
+            elif term is not out:
+                out.copy_(term)
     return total
 
 

@@ -14,11 +14,11 @@ class Update:
     """Trained minus initial parameters [num_params], where `slices` say so, and zero elsewhere.
 
     The difference is taken piece by piece where it is added up (`aggregation.add_weighted`): a vector of its own would go through
-    memory twice more. Both vectors may be overwritten by the next training.
+    memory twice more. Both vectors may be overwritten by the next training. Without `initial`, `trained` is the difference.
     """
 
     trained: Tensor
-    initial: Tensor
+    initial: Tensor | None
     slices: tuple[slice, ...]
 
     @classmethod
@@ -40,5 +40,5 @@ class Update:
         """All of it [num_params], in new memory."""
         vector = torch.zeros_like(self.trained)
         for piece in self.slices:
-            vector[piece] = self.trained[piece] - self.initial[piece]
+            vector[piece] = self.trained[piece] if self.initial is None else self.trained[piece] - self.initial[piece]
         return vector

@@ -35,13 +35,13 @@ class EdgeOutcome:
         report: what the edge says.
         model: what it holds now.
         states: what its clients keep from here on, where they keep anything.
-        repeated: clients that were given everything once more because their host died, and the how-manieth time it was.
+        lost: clients whose host died after they had received everything, and the attempt that it was.
     """
 
     report: EdgeReport
     model: Handle
     states: dict[int, Handle]
-    repeated: tuple[tuple[int, int], ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
 
 
 class Backend(Protocol):

@@ -259,5 +259,6 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
     )
-    edges = [replace(state.broadcast, vector=tensors[f"edge/{edge}"]) for edge in range(len(manifest.edges))]
+    vectors = below("edge/")
+    edges = [replace(state.broadcast, vector=vectors[str(edge)]) for edge in range(len(vectors))]
     return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))

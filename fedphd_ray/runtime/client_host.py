@@ -18,13 +18,14 @@ from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
 from fedphd_ray.federation.aggregation import add_weighted
-from fedphd_ray.federation.channel import Channel
+from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
-from fedphd_ray.federation.update import Update
+from fedphd_ray.federation.protocol import Holdings, upload
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, ClientState, LocalOrder, PartialUpdate, Payload, Transfer
+from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.device import claim_device
 from fedphd_ray.runtime.failures import FailureConfig
 from fedphd_ray.runtime.faults import FaultScript, spoiled, strike_before_training
@@ -56,6 +57,7 @@ class HostSetup:
     local: LocalConfig
     penalty: SparsityPenalty
     topology: Topology
+    codec: Codec
     images: NDArray[np.float32]
     client_indices: tuple[NDArray[np.int64], ...]
     label_counts: NDArray[np.int64]
@@ -110,15 +112,22 @@ class ClientHost:
         """
         began_block = time.perf_counter()
         model, setup = self._model(payload), self._setup
-        received = as_tensor(payload.vector).to(self._device)
-        control = None if payload.control is None else as_tensor(payload.control).to(self._device)
         parts = setup.strategy.parts(payload.layout)
+        held = Holdings(
+            model=as_tensor(payload.vector).to(self._device),
+            parts=parts,
+            version=payload.version,
+            control=None if payload.control is None else as_tensor(payload.control).to(self._device),
+            plan_channels=order.plan_channels,
+        )
         sums = _Sums(parts)
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
             began = time.perf_counter()
             num_samples = len(setup.client_indices[client])
-            result, failure = self._try(model, received, control, order, client, payload.version, state)
+            arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
+            sums.transfers += arrived.rows
+            result, failure = self._try(model, arrived, order, client, state)
             sums.train_seconds += time.perf_counter() - began
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
             sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure))
@@ -127,9 +136,11 @@ class ClientHost:
                 continue
             kept_states.append(result.state)
             reported = named(parts, order.reported_parts.get(client))
-            arrived = self._upload(result, order, client, payload.version, reported)
+            counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
+            sent = self._upload(order, client).send(upload(result.update, reported, payload.version, result.control, counts))
+            sums.transfers += sent.rows
             weight = setup.strategy.client_weight(num_samples, result.num_steps)
-            sums.add(arrived, weight, reported, setup.label_counts[client])
+            sums.add(sent, weight, reported, setup.label_counts[client])
         return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
@@ -155,11 +166,9 @@ class ClientHost:
     def _try(
         self,
         model: FlatModel,
-        received: Tensor,
-        control: Tensor | None,
+        arrived: Delivery,
         order: LocalOrder,
         client: int,
-        version: int,
         state: ClientState | None,
     ) -> tuple[LocalResult | None, str]:
         """Trains a client, again after an exception; its result, and why that may not be used (empty if it may)."""
@@ -176,9 +185,9 @@ class ClientHost:
                         images,
                         order,
                         client=client,
-                        received=received,
-                        version=version,
-                        control=control,
+                        received=arrived.model,
+                        version=arrived.version,
+                        control=arrived.vector(Kind.CONTROL),
                         state=state,
                         before_step=_watcher(limit, slow=kind == "slow"),
                     )
@@ -189,7 +198,7 @@ class ClientHost:
             else:
                 trained = spoiled(kind, result.update.trained)
                 result = replace(result, update=replace(result.update, trained=trained))
-                return result, _failure(result, received)  # what is not finite is so every time
+                return result, _failure(result, arrived.model)  # what is not finite is so every time
         return None, failure
 
     @contextlib.contextmanager
@@ -210,28 +219,15 @@ class ClientHost:
         finally:
             timer.cancel()
 
-    def _upload(self, result: LocalResult, order: LocalOrder, client: int, version: int, reported: Sequence[Part]) -> "_Arrived":
-        """Sends an update, and what else the method shares."""
-        setup = self._setup
-        channel = Channel(order.round, setup.topology.from_client, client_name(client), order.attempt)
-        destination = [setup.topology.aggregator_name(order.edge)]
-        update, transfers = channel.send_update(result.update, version, reported, destination)
-        control = result.control
-        if control is not None:
-            control, rows = channel.send_control(control, version, destination)
-            transfers += rows
-        if setup.strategy.shares_label_statistics:
-            transfers += channel.send_statistics(setup.label_counts[client], destination)[1]
-        return _Arrived(update, control, transfers)
+    def _download(self, order: LocalOrder, client: int) -> Link:
+        """From the aggregator that asks."""
+        setup, source = self._setup, self._setup.topology.aggregator_name(order.edge)
+        return Link(order.round, setup.topology.to_client, source, client_name(client), setup.codec, order.attempt)
 
-
-@dataclass(frozen=True)
-class _Arrived:
-    """What reached the aggregator from one client."""
-
-    update: Update
-    control: Tensor | None
-    transfers: list[Transfer]
+    def _upload(self, order: LocalOrder, client: int) -> Link:
+        """Back to it."""
+        setup, destination = self._setup, self._setup.topology.aggregator_name(order.edge)
+        return Link(order.round, setup.topology.from_client, client_name(client), destination, setup.codec, order.attempt)
 
 
 class _Sums:
@@ -243,18 +239,18 @@ class _Sums:
         self._total: Tensor | None = None
         self._control: Tensor | None = None
         self._label_counts: list[NDArray[np.int64]] = []
-        self._transfers: list[Transfer] = []
+        self.transfers: list[Transfer] = []
         self.reports: list[ClientReport] = []
         self.train_seconds = 0.0
 
-    def add(self, arrived: _Arrived, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
+    def add(self, arrived: Delivery, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
         """One more client."""
         self._total = add_weighted(self._total, arrived.update, weight)
-        if arrived.control is not None:
-            self._control = arrived.control.clone() if self._control is None else self._control.add_(arrived.control)
+        control = arrived.vector(Kind.CONTROL)
+        if control is not None:
+            self._control = control.clone() if self._control is None else self._control.add_(control)
         self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))
         self._label_counts.append(label_counts)
-        self._transfers += arrived.transfers
 
     def partial(self, num_classes: int, busy_seconds: float) -> PartialUpdate:
         """The sums so far."""
@@ -264,7 +260,7 @@ class _Sums:
             control=None if self._control is None else as_numpy(self._control),
             label_counts=np.sum([np.zeros(num_classes, np.int64), *self._label_counts], axis=0),
             reports=tuple(self.reports),
-            transfers=tuple(self._transfers),
+            transfers=tuple(self.transfers),
             train_seconds=self.train_seconds,
             busy_seconds=busy_seconds,
         )

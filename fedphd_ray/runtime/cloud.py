@@ -13,15 +13,15 @@ from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.aggregation import weighted_models, weights_by_part
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan
+from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.exchange import down_to_edges, sent_in_vain, statistics_to_cohort, up_from_edges
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.failures import require_quorum
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.prune import plan_pruning
 from fedphd_ray.runtime.state import RunState, keep_all
 from fedphd_ray.runtime.stopwatch import Stopwatch
-from fedphd_ray.runtime.traffic import downloads, edge_uploads, repeated_downloads
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
@@ -58,7 +58,6 @@ class Cloud:
             edge_statistics=(EdgeStatistics.empty(experiment.population.num_classes),) * edges,
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
-        run = self._broadcast(run)
         if experiment.pruning.mode == "at_init":
             run = self._prune(run)
         self._observer.observe(run, None)
@@ -72,19 +71,29 @@ class Cloud:
                 plan = experiment.schedule.plan(
                     state.round + 1, experiment.strategy, experiment.population, state.edge_statistics
                 )
-                sent = downloads(experiment, state, plan)
+                state, sent = self._hand_down(state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
-                sent += repeated_downloads(experiment, state, plan.round, outcomes)
+                sent += sent_in_vain(experiment, state, plan.round, outcomes)
+                sent += [row for outcome in outcomes for row in outcome.report.transfers]
                 state, homogeneity = self._collect(state, outcomes)
                 if plan.syncs:
-                    sent += edge_uploads(experiment, state, plan)
-                    state = self._synchronise(state, outcomes)
+                    state, rows = self._synchronise(state, outcomes)
+                    sent += rows
                 if plan.prunes:
                     state = self._prune(state)
-            sent += [row for outcome in outcomes for row in outcome.report.transfers]
             reports = tuple(outcome.report for outcome in outcomes)
             self._observer.observe(state, RoundTrace(plan, reports, homogeneity, sent, self._watch.lap()))
         return state
+
+    def _hand_down(self, state: RunState, plan: RoundPlan) -> tuple[RunState, list[Transfer]]:
+        """After a synchronisation the edges are given the cloud's model; one object where all hold the same, whoever reads it."""
+        sent = statistics_to_cohort(self._experiment, state, plan)
+        if state.edge_models:
+            return state, sent
+        with self._watch("transfer"):
+            payloads, rows = down_to_edges(self._experiment, state, plan.round)
+            handles = {id(payload): self._backend.put(payload) for payload in {id(each): each for each in payloads}.values()}
+        return replace(state, edge_models=tuple(handles[id(payload)] for payload in payloads)), rows + sent
 
     def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
         """One task per edge that somebody chose."""
@@ -97,7 +106,15 @@ class Cloud:
             clients = [client for block in blocks for client in block.clients]
             states = {client: state.client_states[client] for client in clients if client in state.client_states}
             if blocks:
-                order = LocalOrder(plan.round, edge, scale, sparsity, plan.reported_parts)
+                order = LocalOrder(
+                    round=plan.round,
+                    edge=edge,
+                    learning_rate_scale=scale,
+                    sparsity=sparsity,
+                    reported_parts=plan.reported_parts,
+                    plan_channels=state.plan_channels,
+                    plan_owed=state.plan_owed.intersection(clients),
+                )
                 tasks.append(EdgeTask(edge, state.edge_models[edge], blocks, order, experiment.strategy, states))
         return tasks
 
@@ -136,13 +153,16 @@ class Cloud:
         )
         return new, homogeneity
 
-    def _synchronise(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
-        """Aggregates the edges at the cloud, lets the server step, gives the result to all edges, and clears their statistics."""
+    def _synchronise(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
+        """Aggregates the edges at the cloud, lets the server step, and clears the edges' models and statistics."""
         experiment = self._experiment
         with self._watch("transfer"):
             payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
+            models, sent = up_from_edges(experiment, state, state.round, payloads)
         with self._watch("aggregate"):
-            vector, kept = self._server_step(state, payloads, sum(outcome.report.weight for outcome in outcomes))
+            vector, kept = self._server_step(
+                state, models, payloads[0].control, sum(outcome.report.weight for outcome in outcomes)
+            )
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
             state,
@@ -150,20 +170,23 @@ class Cloud:
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
             server=_arrays(kept),
+            edge_models=(),
             edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
         )
-        return self._broadcast(new)
+        return new, sent
 
-    def _server_step(self, state: RunState, payloads: Sequence[Payload], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _server_step(
+        self, state: RunState, models: Sequence[Tensor], control: NDArray[np.float32] | None, weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cloud's next model [num_params] from the edges', and what it keeps beside it."""
         experiment = self._experiment
         weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
         parts = experiment.strategy.parts(state.model.layout)
-        base, models = as_tensor(state.model.vector), [as_tensor(payload.vector) for payload in payloads]
+        base = as_tensor(state.model.vector)
         aggregate = Aggregate(
             base=base,
             mean=weighted_models(base, models, parts, weights_by_part(state.edge_statistics, weights, len(parts))),
-            control=None if (control := payloads[0].control) is None else as_tensor(control),
+            control=None if control is None else as_tensor(control),
             weight=weight,
             num_clients=experiment.population.num_clients,
         )
@@ -176,12 +199,6 @@ class Cloud:
             raise RunFailedError(_not_finite(state.round, experiment.topology, models, weights))
         return vector, kept
 
-    def _broadcast(self, state: RunState) -> RunState:
-        """Every edge holds what the cloud holds; one object, whoever reads it."""
-        with self._watch("transfer"):
-            handle = self._backend.put(state.broadcast)
-        return replace(state, edge_models=(handle,) * len(state.edge_statistics))
-
     def _prune(self, state: RunState) -> RunState:
         """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
         plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
@@ -190,7 +207,7 @@ class Cloud:
         def cut(client: int) -> ClientState:
             return _cut_state(plan, self._backend.get_state(state.client_states[client]), layout)
 
-        new = replace(
+        return replace(
             state,
             model=plan.cut_payload(state.model),
             ema=None if state.ema is None else plan.cut_payload(state.ema),
@@ -200,7 +217,6 @@ class Cloud:
             pruned_round=state.round,
             plan_owed=frozenset(state.client_states),
         )
-        return self._broadcast(new)
 
 
 def _renewed(states: Mapping[int, Handle], new: Mapping[int, Handle]) -> dict[int, Handle]:

@@ -13,6 +13,7 @@ from fedphd_ray.data.partition import label_counts
 from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
+from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.local_training import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
@@ -49,6 +50,7 @@ class Experiment:
 
     Attributes:
         client_indices: per client, its rows of the data set (sorted, disjoint, together all of them).
+        codec: how parameters are written for every link.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
 
@@ -70,6 +72,7 @@ class Experiment:
     failures: FailureConfig
     faults: FaultScript
     settings: Mapping[str, Any]
+    codec: Codec = FLOAT32
 
     @cached_property
     def population(self) -> Population:
@@ -96,6 +99,7 @@ class Experiment:
             local=self.local,
             penalty=SparsityPenalty(self.pruning.penalty),
             topology=self.topology,
+            codec=self.codec,
             images=self.dataset.images,
             client_indices=self.client_indices,
             label_counts=self.population.label_counts,

@@ -12,7 +12,7 @@ from fedphd_ray.records import EdgeReport
 from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Ref
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.calls import Call, Calls
-from fedphd_ray.runtime.dispatch import HostTimes, Unit, sums_of
+from fedphd_ray.runtime.dispatch import HostTimes, Unit, single_clients, sums_of
 from fedphd_ray.runtime.failures import FailureConfig, after_a_death
 from fedphd_ray.runtime.faults import FaultScript, kill_this_process
 from fedphd_ray.topology import client_name
@@ -33,7 +33,7 @@ class _Edge:
     report: EdgeReport | None = None
     model: Ref | None = None
     states: dict[int, Handle] = field(default_factory=dict)
-    repeated: list[tuple[int, int]] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RayRound:
         outcomes = []
         for edge in self._edges:
             assert edge.report is not None
-            outcomes.append(EdgeOutcome(edge.report, edge.model, edge.states, tuple(edge.repeated)))
+            outcomes.append(EdgeOutcome(edge.report, edge.model, edge.states, tuple(edge.lost)))
         return outcomes
 
     # Training
@@ -168,6 +168,8 @@ class RayRound:
 
     def _again(self, host: int, units: Sequence[Unit], call: Call) -> None:
         """After the death of the host that trained these units: one by one, without the clients that killed too many."""
+        for unit in single_clients(units, self._rules.costs):
+            self._edges[unit.task].lost.append((unit.clients[0], unit.attempt))
         again, hopeless = after_a_death(units, self._rules.costs, self._rules.failures.client_retries)
         reasons = {unit: f"its host died {unit.attempt} times while it was trained" for unit in hopeless}
         limit = self._rules.failures.client_timeout_seconds
@@ -176,8 +178,6 @@ class RayRound:
                 reasons[unit] = f"no answer within failures.client_timeout_seconds = {limit:g}"
         again = [unit for unit in again if unit not in reasons]
         self._queues[host].extendleft(reversed(again))
-        for unit in again:
-            self._edges[unit.task].repeated.append((unit.clients[0], unit.attempt))
         for unit, reason in reasons.items():
             edge = self._edges[unit.task]
             edge.pieces[unit.block, unit.start] = unit, [self._rules.leave_out(unit.clients[0], edge.task.edge, reason)]

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.diffusion.export import export_stock, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
-from fedphd_ray.federation.channel import model_message
+from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import Payload
@@ -98,7 +98,7 @@ def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
 
 def flat_fedavg_cloud_bytes(experiment: Experiment, num_params: int) -> int:
     """What flat FedAvg would move over the cloud's link: every client of every round, dense, down and up."""
-    per_round = 2 * experiment.schedule.cohort_size * model_message(num_params, 0).num_bytes
+    per_round = 2 * experiment.schedule.cohort_size * model_bytes(num_params)
     return per_round * experiment.schedule.rounds
 
 

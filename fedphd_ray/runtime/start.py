@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.channel import model_message
+from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.device import require_compiler, this_machine
@@ -106,4 +106,4 @@ def _tell_start(say: Say, ready: int, wanted: int, free: str) -> None:
 
 def _model_bytes(experiment: Experiment) -> int:
     dense = build_unet(experiment.spec, device="meta")
-    return model_message(sum(value.numel() for value in dense.parameters()), 0).num_bytes
+    return model_bytes(sum(value.numel() for value in dense.parameters()))

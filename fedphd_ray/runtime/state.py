@@ -33,7 +33,7 @@ class RunState:
         model: the cloud's model, of the last synchronisation.
         syncs: number of synchronisations so far.
         ema: moving average of the cloud's models, if one is kept.
-        edge_models: the model each edge holds.
+        edge_models: the model each edge holds; none between a synchronisation and the next round, when all are given the cloud's.
         edge_statistics: what each edge has seen since the last synchronisation.
         client_states: what clients keep between rounds, where they do; the ones that took part last come last.
         state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
@@ -57,6 +57,11 @@ class RunState:
     plan_owed: frozenset[int] = frozenset()
     failures: tuple[str, ...] = ()
     syncs: int = 0
+
+    @property
+    def plan_channels(self) -> int:
+        """Length of the plan by which the network was pruned; 0 before that."""
+        return 0 if self.plan is None else self.plan.num_channels
 
     @property
     def broadcast(self) -> Payload:

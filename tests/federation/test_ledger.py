@@ -2,22 +2,32 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+import torch
 
-from fedphd_ray.federation.channel import Channel, model_message, plan_message, statistics_message
 from fedphd_ray.federation.ledger import SCHEMA, Ledger, read_ledger
-from fedphd_ray.records import Transfer
+from fedphd_ray.federation.links import Counts, Link, Marks, Parameters
+from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.topology import Hop
 
 
 def rows(round: int) -> list[Transfer]:
-    down = model_message(100, 0).rows(Channel(round, Hop.EDGE_TO_CLIENT, "edge/1"), ["client/1", "client/2"])
-    return down + statistics_message(10).rows(Channel(round, Hop.CLIENT_TO_EDGE, "client/1"), ["edge/1"])
+    model = {Kind.MODEL: Parameters.whole(torch.zeros(100), 0)}
+    down = [row for name in ("client/1", "client/2") for row in Link(round, Hop.EDGE_TO_CLIENT, "edge/1", name).rows(model)]
+    counts = {Kind.STATISTICS: Counts(np.zeros(10, np.int64))}
+    return down + Link(round, Hop.CLIENT_TO_EDGE, "client/1", "edge/1").rows(counts)
 
 
 def test_sizes() -> None:
-    assert (model_message(701_345, 0).num_bytes, statistics_message(10).num_bytes) == (2_805_380, 80)
-    assert [plan_message(channels, 1).num_bytes for channels in (0, 1, 8, 9)] == [0, 1, 1, 2]
+    link = Link(1, Hop.EDGE_TO_CLIENT, "edge/1", "client/1")
+    model = Parameters.whole(torch.empty(701_345, device="meta"), 0)
+    assert [row.num_bytes for row in link.rows({Kind.MODEL: model, Kind.STATISTICS: Counts(np.zeros(10, np.int64))})] == [
+        2_805_380,
+        80,
+    ]
+    sizes = [link.rows({Kind.PLAN: Marks(channels, 1)})[0].num_bytes for channels in (0, 1, 8, 9)]
+    assert sizes == [0, 1, 1, 2]
 
 
 def test_totals_by_hop_and_round() -> None:

@@ -103,7 +103,7 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
     print(f"{len(killed)} kills: {', '.join(killed)}; {len(pool.replacements)} noticed", flush=True)
     assert len(killed) >= 10
     assert outcome.sha256 == expected.sha256
-    assert first_sendings(outcome.transfers) == list(expected.transfers)
+    assert first_sendings(outcome.transfers) == first_sendings(expected.transfers)
     again = [row for row in outcome.transfers if row.attempt and row.hop == Hop.EDGE_TO_CLIENT]
     print(f"{len(again)} rows of second downloads", flush=True)
     assert again

@@ -1,0 +1,86 @@
+"""What is sent when. The run sends these messages, and `fedphd plan` counts them: there is no second place that knows.
+
+Private parts travel once: to the edges in the first round, to a client when it has nothing of its own yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedphd_ray.federation.links import Content, Counts, Marks, Message, Parameters
+from fedphd_ray.federation.update import Update
+from fedphd_ray.records import Kind
+from fedphd_ray.strategies.parts import Part, shared
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What an aggregator has to send to those below it.
+
+    Attributes:
+        model: [num_params].
+        parts: shares of the model; together all of it.
+        version: the architecture.
+        control: the server's vector, for methods with `sends_control` [num_params].
+        plan_channels: prunable channels, the length of the plan by which the network was pruned; 0 before that.
+    """
+
+    model: Tensor
+    parts: tuple[Part, ...]
+    version: int
+    control: Tensor | None = None
+    plan_channels: int = 0
+
+    def to_edge(self, *, first: bool, owed: bool) -> Message:
+        """From the cloud, at the start of a cycle.
+
+        Args:
+            first: of the run.
+            owed: whether any client still keeps state of the former architecture, and will need the plan.
+        """
+        return self._model(shared(self.parts) if not first else self.parts) | self._plan(owed=owed)
+
+    def to_client(self, *, known: bool, owed: bool) -> Message:
+        """To a client that takes part in a round.
+
+        Args:
+            known: whether it keeps something of its own.
+            owed: whether what it keeps is of the former architecture.
+        """
+        message = self._model(shared(self.parts) if known else self.parts)
+        if self.control is not None:
+            message |= {Kind.CONTROL: Parameters.whole(self.control, self.version)}
+        return message | self._plan(owed=owed)
+
+    def to_cloud(self, label_counts: NDArray[np.int64] | None) -> Message:
+        """From an edge, at a synchronisation; with what it has seen, for methods that share that."""
+        return self._model(shared(self.parts)) | statistics(label_counts)
+
+    def _model(self, parts: Sequence[Part]) -> dict[Kind, Content]:
+        return {Kind.MODEL: Parameters.of_parts(self.model, parts, self.version)}
+
+    def _plan(self, *, owed: bool) -> dict[Kind, Content]:
+        return {Kind.PLAN: Marks(self.plan_channels, self.version)} if owed else {}
+
+
+def upload(
+    update: Update | Tensor,
+    reported: Sequence[Part],
+    version: int,
+    control: Tensor | None,
+    label_counts: NDArray[np.int64] | None,
+) -> Message:
+    """From a client that has trained: the parts it reports, and what else its method shares."""
+    values = update.only(reported) if isinstance(update, Update) else update
+    message: dict[Kind, Content] = {Kind.MODEL: Parameters.of_parts(values, reported, version)}
+    if control is not None:
+        message[Kind.CONTROL] = Parameters.whole(control, version)
+    return message | statistics(label_counts)
+
+
+def statistics(label_counts: NDArray[np.int64] | None) -> dict[Kind, Content]:
+    """Label counts [num_classes], for methods that share them; every client of a cohort hears those of every edge."""
+    return {} if label_counts is None else {Kind.STATISTICS: Counts(label_counts)}
