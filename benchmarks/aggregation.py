@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fedphd_ray.federation.aggregation import add_weighted, fold
+from fedphd_ray.federation.aggregation import VectorSum, fold
 from fedphd_ray.federation.update import Update
 
 
@@ -35,7 +35,9 @@ def main() -> None:
         first, second = total.numpy().copy(), trained.numpy().copy()
         update, arrived = Update.whole(trained, received), torch.randn(size)
         numpy_add = median_ms(lambda: np.add(first, second, out=first))  # noqa: B023 - called at once
-        host = median_ms(lambda: add_weighted(total, update, 3.0))  # noqa: B023
+        sums = VectorSum()
+        sums.add_weighted([(update, 3.0)])
+        host = median_ms(lambda: sums.add_weighted([(update, 3.0)]))  # noqa: B023
         edge = median_ms(lambda: fold([total, total, arrived])) - median_ms(lambda: fold([total, total]))  # noqa: B023
         print(f"| {size:,} | {numpy_add:.2f} | {host:.2f} | {host / numpy_add:.2f} | {edge:.2f} | {edge / numpy_add:.2f} |")
 

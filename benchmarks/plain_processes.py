@@ -14,7 +14,7 @@ import torch
 from common_job import CLIENTS, COHORT, HOSTS, ROUNDS, STEPS, WARM, job
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state
-from fedphd_ray.federation.aggregation import add_weighted
+from fedphd_ray.federation.aggregation import VectorSum
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalTrainer
 from fedphd_ray.records import LocalOrder
@@ -33,12 +33,12 @@ def work(rank: int, setup: HostSetup, barrier: Barrier, results: "multiprocessin
     images, rng, seconds = as_tensor(setup.images), np.random.default_rng(0), []
     for round in range(ROUNDS + 1):
         barrier.wait()
-        began, total = time.perf_counter(), None
+        began, total = time.perf_counter(), VectorSum()
         for client in rng.choice(CLIENTS, COHORT, replace=False)[rank::HOSTS]:
             own = images[torch.from_numpy(setup.client_indices[client])]
             order = LocalOrder(round, 0, 1.0, 0.0, {})
             result = trainer.train(model, own, order, client=int(client), received=received, version=0)
-            total = add_weighted(total, result.update, len(own))
+            total.add_weighted([(result.update, len(own))])
         barrier.wait()
         seconds.append(time.perf_counter() - began)
     if rank == 0:

@@ -20,7 +20,7 @@ prepare_environment()
 import ray  # noqa: E402 - its settings come first
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state  # noqa: E402
-from fedphd_ray.federation.aggregation import add_weighted  # noqa: E402
+from fedphd_ray.federation.aggregation import VectorSum  # noqa: E402
 from fedphd_ray.federation.flat_model import FlatModel  # noqa: E402
 from fedphd_ray.federation.local_training import LocalTrainer  # noqa: E402
 from fedphd_ray.records import LocalOrder  # noqa: E402
@@ -39,13 +39,13 @@ class Host:
 
     def train(self, vector: NDArray[np.float32], round: int, clients: Sequence[int]) -> NDArray[np.float32]:
         """The weighted sum of the clients' updates."""
-        order, received, total = LocalOrder(round, 0, 1.0, 0.0, {}), as_tensor(vector), None
+        order, received, total = LocalOrder(round, 0, 1.0, 0.0, {}), as_tensor(vector), VectorSum()
         for client in clients:
             own = self._images[torch.from_numpy(self._setup.client_indices[client])]
             result = self._trainer.train(self._model, own, order, client=client, received=received, version=0)
-            total = add_weighted(total, result.update, len(own))
-        assert total is not None
-        return as_numpy(total)
+            total.add_weighted([(result.update, len(own))])
+        assert total.total is not None
+        return as_numpy(total.total)
 
 
 def main() -> None:

@@ -128,8 +128,8 @@ class _Traffic:
         self._held = []
         for version, layout in enumerate(layouts):
             model = torch.empty(layout.num_params, device="meta")
-            control = model if strategy.sends_control else None
-            self._held.append(Holdings(model, strategy.parts(layout), version, control, num_channels if version else 0))
+            beside = dict.fromkeys(strategy.server_sends, model)
+            self._held.append(Holdings(model, strategy.parts(layout), version, beside, num_channels if version else 0))
         counts = np.zeros(experiment.population.num_classes, np.int64)
         self._counts = counts if strategy.shares_label_statistics else None
         self._bytes: dict[Hop, int] = defaultdict(int)
@@ -158,7 +158,8 @@ class _Traffic:
 
     def _count(self, plan: RoundPlan) -> None:
         topology, held = self._experiment.topology, self._held[self._version]
-        cohort, edges, control = plan.edge_of, topology.num_edges, held.control
+        cohort, edges = plan.edge_of, topology.num_edges
+        beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
         if plan.starts_cycle:
             self._add(Hop.CLOUD_TO_EDGE, edges, held.to_edge(first=plan.round == 1, owed=bool(self._owed)))
         self._add(topology.to_client, len(cohort) * len(topology.aggregators), statistics(self._counts))
@@ -166,7 +167,7 @@ class _Traffic:
             self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
         for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():
             reported = named(held.parts, names)
-            self._add(topology.from_client, times, upload(held.model, reported, held.version, control, self._counts))
+            self._add(topology.from_client, times, upload(held.model, reported, held.version, beside, self._counts))
         if plan.syncs:
             self._add(Hop.EDGE_TO_CLOUD, edges, held.to_cloud(self._counts))
         self._owed -= set(cohort)

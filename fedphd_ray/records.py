@@ -1,6 +1,7 @@
 """Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -45,14 +46,15 @@ class Transfer:
 class Payload:
     """A model on its way: one contiguous float32 vector [num_params], its layout and its architecture version.
 
-    The vector is NumPy because the object store hands NumPy buffers over without copying; it may be read-only. `control`, for
-    methods that send one, is a second vector [num_params]: the server's on the way down, the sum of the clients' on the way up.
+    The vector is NumPy because the object store hands NumPy buffers over without copying; it may be read-only. `beside` are more
+    vectors [num_params] by their names, for methods that send some: the server's on the way down, sums of the clients' on the way
+    up.
     """
 
     vector: NDArray[np.float32]
     layout: Layout
     version: int
-    control: NDArray[np.float32] | None = None
+    beside: Mapping[Kind, NDArray[np.float32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.vector.shape == (self.layout.num_params,)
@@ -221,9 +223,9 @@ class PartialUpdate:
     """The sum over some clients of weight times (trained model - received model), and everything else that adds up.
 
     Attributes:
-        total: float32 [num_params], or None when no client of it is usable.
+        totals: sums by name, float32 [num_params] each: of the weighted updates (`model`), and of what the clients sent beside
+            them. Empty when no client of it is usable.
         weights: per usable client, its weight on each part of the model (0 on those it does not report).
-        control: the sum of what the clients sent beside their updates [num_params], or None.
         label_counts: int64 [num_classes] over the usable clients.
         reports: one per client, usable or not.
         transfers: what its clients received and sent.
@@ -232,9 +234,8 @@ class PartialUpdate:
         fold_seconds: time spent adding up partial updates since.
     """
 
-    total: NDArray[np.float32] | None
+    totals: Mapping[Kind, NDArray[np.float32]]
     weights: tuple[tuple[float, ...], ...]
-    control: NDArray[np.float32] | None
     label_counts: NDArray[np.int64]
     reports: tuple[ClientReport, ...]
     transfers: tuple[Transfer, ...]

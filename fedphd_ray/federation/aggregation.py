@@ -1,13 +1,12 @@
-"""One fold, used at every tier: sums in an order fixed by the plan, divided only at the end.
+"""One sum, used at every tier: in an order fixed by the plan, divided only at the end.
 
 What is added up are updates (trained minus received), weighted and unnormalised, in float32. Products are rounded before they are
 added (no fused multiply-add), so a sum has the same bits whether its terms were weighted here or on another host.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import cast
 
 import numpy as np
 import torch
@@ -15,22 +14,72 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.federation.update import Update
-from fedphd_ray.records import EdgeStatistics, PartialUpdate
+from fedphd_ray.records import EdgeStatistics, Kind, PartialUpdate
 from fedphd_ray.strategies.parts import Part
 from fedphd_ray.tensors import as_numpy, as_tensor, split
 
 
-def fold(terms: Iterable[Tensor]) -> Tensor | None:
-    """The sum of vectors [num_params], in their order; None for no terms. Terms are streamed and stay; one is its own sum."""
-    total: Tensor | None = None
-    for position, term in enumerate(terms):
-        if total is None:
-            total = term
-        elif position == 1:
-            total = total + term
+class VectorSum:
+    """A sum of vectors [num_params] in the order in which they are added: the only place where those of several senders meet.
+
+    Vectors are borrowed: they are never written into, and the first one is its own sum until a second comes.
+    """
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._own = False  # whether the total's memory is ours
+
+    @property
+    def total(self) -> Tensor | None:
+        """The sum so far; None before the first vector."""
+        return self._total
+
+    def add(self, vector: Tensor) -> None:
+        """One more vector, with weight 1."""
+        whole = Update(vector, None, (slice(0, len(vector)),))
+        if self._total is None:
+            self._total = vector
+        elif self._own:
+            self.add_weighted([(whole, None)])
         else:
-            total.add_(term)
-    return total
+            first, self._total = Update(self._total, None, whole.slices), None
+            self.add_weighted([(first, None), (whole, None)])
+
+    def add_weighted(self, terms: Sequence[tuple[Update, float | None]]) -> None:
+        """More updates with the same slices, each times a weight (None for 1)."""
+        assert self._own or self._total is None, "what is borrowed must not be written into"
+        slices, trained = terms[0][0].slices, terms[0][0].trained
+        first, self._own = self._total is None, True
+        if self._total is None:
+            self._total = torch.empty_like(trained) if terms[0][0].is_whole else torch.zeros_like(trained)
+        for place in slices:
+            vectors = [vector[place] for update, _ in terms for vector in update.vectors]
+            for out, *pieces in split(self._total[place], *vectors):
+                rest = iter(pieces)
+                for position, (update, weight) in enumerate(terms):
+                    _add_product(out, update, rest, weight, first=first and position == 0)
+
+
+def _add_product(out: Tensor, update: Update, pieces: Iterator[Tensor], weight: float | None, *, first: bool) -> None:
+    """Adds weight * (trained - initial) to a piece of a sum; the first product becomes it."""
+    product, into = next(pieces), out if first else None
+    if update.initial is not None:
+        product = torch.sub(product, next(pieces), out=into)
+        product = product if weight is None else product.mul_(weight)
+    elif weight is not None:
+        product = torch.mul(product, weight, out=into)
+    if not first:
+        out.add_(product)
+    elif product is not out:
+        out.copy_(product)
+
+
+def fold(terms: Iterable[Tensor]) -> Tensor | None:
+    """The sum of vectors [num_params], in their order; None for no terms. Terms are streamed and stay."""
+    total = VectorSum()
+    for term in terms:
+        total.add(term)
+    return total.total
 
 
 def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Sequence[float], scale: float = 1.0) -> Tensor:
@@ -66,14 +115,12 @@ def weighted_models(
         parts: shares of the model; together all of it.
         weights: per part, w_e of each model.
     """
-    result = torch.empty_like(base)
+    total = VectorSum()
     for part, own in zip(parts, weights, strict=True):
-        for piece in part.slices:
-            for start, out, *pieces in split(base[piece], result[piece], *(model[piece] for model in models)):
-                total = fold((each - start).mul_(float(weight)) for each, weight in zip(pieces, own, strict=True))
-                assert total is not None
-                torch.add(total, start, out=out)
-    return result
+        updates = [Update.whole(model, base).only([part]) for model in models]
+        total.add_weighted([(update, float(weight)) for update, weight in zip(updates, own, strict=True)])
+    assert total.total is not None
+    return apply_update(base, total.total, parts, [1.0] * len(parts))
 
 
 def weights_by_part(edges: Sequence[EdgeStatistics], weights: NDArray[np.float64], num_parts: int) -> list[NDArray[np.float64]]:
@@ -97,28 +144,6 @@ def weights_by_part(edges: Sequence[EdgeStatistics], weights: NDArray[np.float64
     return result
 
 
-def add_weighted(total: Tensor | None, update: Update, weight: float) -> Tensor:
-    """Gives total + weight * update [num_params], in the memory of `total`.
-
-    Args:
-        total: the sum so far, None for nothing yet.
-        update: the term.
-        weight: its factor.
-    """
-    trained, initial, first = update.trained, update.initial, total is None
-    if total is None:
-        total = torch.empty_like(trained) if update.is_whole else torch.zeros_like(trained)
-    for piece in update.slices:
-        for after, before, out in split(trained[piece], trained[piece] if initial is None else initial[piece], total[piece]):
-            into = out if first else None
-            term = after.mul(weight) if initial is None else torch.sub(after, before, out=into).mul_(weight)
-            if not first:
-                out.add_(term)
-            elif term is not out:
-                out.copy_(term)
-    return total
-
-
 def fold_partials(partials: Sequence[PartialUpdate], block_sizes: Sequence[int]) -> PartialUpdate:
     """The sum of the blocks' sums, and of everything else that adds up, as if one host had trained all of the clients.
 
@@ -128,12 +153,9 @@ def fold_partials(partials: Sequence[PartialUpdate], block_sizes: Sequence[int])
     """
     assert sum(block_sizes) == len(partials)
     began = time.perf_counter()
-    total = _fold_blocks([partial.total for partial in partials], block_sizes)
-    control = _fold_blocks([partial.control for partial in partials], block_sizes)
     return PartialUpdate(
-        total=None if total is None else as_numpy(total),
+        totals=fold_by_name([partial.totals for partial in partials], block_sizes),
         weights=tuple(weights for partial in partials for weights in partial.weights),
-        control=None if control is None else as_numpy(control),
         label_counts=np.sum([partial.label_counts for partial in partials], axis=0),
         reports=tuple(report for partial in partials for report in partial.reports),
         transfers=tuple(transfer for partial in partials for transfer in partial.transfers),
@@ -143,8 +165,19 @@ def fold_partials(partials: Sequence[PartialUpdate], block_sizes: Sequence[int])
     )
 
 
-def _fold_blocks(vectors: Sequence[NDArray[np.float32] | None], block_sizes: Sequence[int]) -> Tensor | None:
-    """The sum of the blocks' sums; None if there is nothing to add."""
-    remaining = iter(vectors)
-    blocks = [[vector for vector in islice(remaining, size) if vector is not None] for size in block_sizes]
-    return fold(cast(Tensor, fold(as_tensor(piece) for piece in block)) for block in blocks if block)
+def fold_by_name(
+    totals: Sequence[Mapping[Kind, NDArray[np.float32]]], block_sizes: Sequence[int]
+) -> dict[Kind, NDArray[np.float32]]:
+    """For each name the sum of the blocks' sums, over those that have something of this name."""
+    names = dict.fromkeys(name for own in totals for name in own)
+    return {name: as_numpy(_fold_blocks([own.get(name) for own in totals], block_sizes)) for name in names}
+
+
+def _fold_blocks(vectors: Sequence[NDArray[np.float32] | None], block_sizes: Sequence[int]) -> Tensor:
+    remaining, total = iter(vectors), VectorSum()
+    for size in block_sizes:
+        block = fold(as_tensor(vector) for vector in islice(remaining, size) if vector is not None)
+        if block is not None:
+            total.add(block)
+    assert total.total is not None
+    return total.total

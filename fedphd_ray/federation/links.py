@@ -98,9 +98,9 @@ class Delivery:
     @property
     def model(self) -> Tensor:
         """The model [num_params]; entries that did not travel are the sender's."""
-        model = self.vector(Kind.MODEL)
-        assert model is not None
-        return model
+        content = self.contents[Kind.MODEL]
+        assert isinstance(content, Parameters)
+        return content.vector
 
     @property
     def update(self) -> Update:
@@ -110,10 +110,14 @@ class Delivery:
         assert isinstance(content.values, Update)
         return content.values
 
-    def vector(self, kind: Kind) -> Tensor | None:
-        """A vector [num_params] by its name; None if there is none."""
-        content = self.contents.get(kind)
-        return content.vector if isinstance(content, Parameters) else None
+    @property
+    def beside(self) -> dict[Kind, Tensor]:
+        """The vectors [num_params] that came beside the model, by their names."""
+        return {
+            kind: content.vector
+            for kind, content in self.contents.items()
+            if kind != Kind.MODEL and isinstance(content, Parameters)
+        }
 
 
 @dataclass(frozen=True)

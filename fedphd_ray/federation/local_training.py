@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.update import Update
-from fedphd_ray.records import ClientState, LocalOrder
+from fedphd_ray.records import ClientState, Kind, LocalOrder
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
@@ -87,7 +88,7 @@ class LocalResult:
 
     Attributes:
         update: trained against initial parameters; the next training of the same model overwrites it.
-        control: what the method sends beside it [num_params], or None.
+        beside: what the method sends beside it, by name [num_params].
         loss: noise-prediction loss, mean over the optimiser steps.
         num_steps: optimiser steps taken.
         num_images: images that went through them, repetitions counted.
@@ -95,7 +96,7 @@ class LocalResult:
     """
 
     update: Update
-    control: Tensor | None
+    beside: Mapping[Kind, Tensor]
     loss: float
     num_steps: int
     num_images: int
@@ -123,7 +124,7 @@ class LocalTrainer:
         client: int,
         received: Tensor,
         version: int,
-        control: Tensor | None = None,
+        beside: Mapping[Kind, Tensor] = MappingProxyType({}),
         state: ClientState | None = None,
         before_step: Callable[[], None] = lambda: None,
     ) -> LocalResult:
@@ -136,7 +137,7 @@ class LocalTrainer:
             client: part of the key of its randomness.
             received: the model that arrived.
             version: its architecture.
-            control: what arrived beside it.
+            beside: what arrived beside it, by name.
             state: what the client kept from its last round.
             before_step: called before every optimiser step; an exception from it ends the training.
         """
@@ -149,7 +150,7 @@ class LocalTrainer:
             model.module.train()
         with global_torch_seed(self.seed, Purpose.LOCAL_TRAINING, *key, 1):  # dropout takes no generator
             gradient = partial(self._full_gradient, model, images, received, key)
-            start = LocalStart(received, control, kept, model.module, model.layout, learning_rate, gradient)
+            start = LocalStart(received, beside, kept, model.module, model.layout, learning_rate, gradient)
             method = self.strategy.local_method(start)
             initial = method.initial()
             model.vector.copy_(initial)
@@ -162,7 +163,7 @@ class LocalTrainer:
         end = method.end(model.vector, len(losses))
         return LocalResult(
             update=Update.whole(model.vector, initial),
-            control=end.control,
+            beside=end.beside,
             loss=_mean(losses, config),
             num_steps=len(losses),
             num_images=num_images,

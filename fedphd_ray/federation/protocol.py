@@ -3,8 +3,8 @@
 Private parts travel once: to the edges in the first round, to a client when it has nothing of its own yet.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,14 @@ class Holdings:
         model: [num_params].
         parts: shares of the model; together all of it.
         version: the architecture.
-        control: the server's vector, for methods with `sends_control` [num_params].
+        beside: more vectors by name, for methods that send some [num_params].
         plan_channels: prunable channels, the length of the plan by which the network was pruned; 0 before that.
     """
 
     model: Tensor
     parts: tuple[Part, ...]
     version: int
-    control: Tensor | None = None
+    beside: Mapping[Kind, Tensor] = field(default_factory=dict)
     plan_channels: int = 0
 
     def to_edge(self, *, first: bool, owed: bool) -> Message:
@@ -41,7 +41,7 @@ class Holdings:
             first: of the run.
             owed: whether any client still keeps state of the former architecture, and will need the plan.
         """
-        return self._model(shared(self.parts) if not first else self.parts) | self._plan(owed=owed)
+        return self._model(self.parts if first else shared(self.parts)) | self._plan(owed=owed)
 
     def to_client(self, *, known: bool, owed: bool) -> Message:
         """To a client that takes part in a round.
@@ -50,17 +50,14 @@ class Holdings:
             known: whether it keeps something of its own.
             owed: whether what it keeps is of the former architecture.
         """
-        message = self._model(shared(self.parts) if known else self.parts)
-        if self.control is not None:
-            message |= {Kind.CONTROL: Parameters.whole(self.control, self.version)}
-        return message | self._plan(owed=owed)
+        return self._model(shared(self.parts) if known else self.parts) | self._plan(owed=owed)
 
     def to_cloud(self, label_counts: NDArray[np.int64] | None) -> Message:
         """From an edge, at a synchronisation; with what it has seen, for methods that share that."""
         return self._model(shared(self.parts)) | statistics(label_counts)
 
     def _model(self, parts: Sequence[Part]) -> dict[Kind, Content]:
-        return {Kind.MODEL: Parameters.of_parts(self.model, parts, self.version)}
+        return {Kind.MODEL: Parameters.of_parts(self.model, parts, self.version)} | whole_vectors(self.beside, self.version)
 
     def _plan(self, *, owed: bool) -> dict[Kind, Content]:
         return {Kind.PLAN: Marks(self.plan_channels, self.version)} if owed else {}
@@ -70,15 +67,18 @@ def upload(
     update: Update | Tensor,
     reported: Sequence[Part],
     version: int,
-    control: Tensor | None,
+    beside: Mapping[Kind, Tensor],
     label_counts: NDArray[np.int64] | None,
 ) -> Message:
     """From a client that has trained: the parts it reports, and what else its method shares."""
     values = update.only(reported) if isinstance(update, Update) else update
-    message: dict[Kind, Content] = {Kind.MODEL: Parameters.of_parts(values, reported, version)}
-    if control is not None:
-        message[Kind.CONTROL] = Parameters.whole(control, version)
-    return message | statistics(label_counts)
+    model: dict[Kind, Content] = {Kind.MODEL: Parameters.of_parts(values, reported, version)}
+    return model | whole_vectors(beside, version) | statistics(label_counts)
+
+
+def whole_vectors(vectors: Mapping[Kind, Tensor], version: int) -> dict[Kind, Content]:
+    """Vectors of the model's layout that travel beside it, whole."""
+    return {name: Parameters.whole(vector, version) for name, vector in vectors.items()}
 
 
 def statistics(label_counts: NDArray[np.int64] | None) -> dict[Kind, Content]:

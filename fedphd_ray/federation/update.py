@@ -1,4 +1,4 @@
-"""What local training changed."""
+"""A change of a model that has not been taken yet: two vectors, and where they count."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from fedphd_ray.strategies.parts import Part
 class Update:
     """Trained minus initial parameters [num_params], where `slices` say so, and zero elsewhere.
 
-    The difference is taken piece by piece where it is added up (`aggregation.add_weighted`): a vector of its own would go through
+    The difference is taken piece by piece where it is added up (`aggregation.VectorSum`): a vector of its own would go through
     memory twice more. Both vectors may be overwritten by the next training. Without `initial`, `trained` is the difference.
     """
 
@@ -29,6 +29,11 @@ class Update:
     def only(self, parts: Sequence[Part]) -> "Update":
         """What of a whole update is in some parts of the model."""
         return replace(self, slices=tuple(piece for part in parts for piece in part.slices))
+
+    @property
+    def vectors(self) -> tuple[Tensor, ...]:
+        """Trained, and initial if there is one."""
+        return (self.trained,) if self.initial is None else (self.trained, self.initial)
 
     @property
     def is_whole(self) -> bool:

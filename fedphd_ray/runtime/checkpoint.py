@@ -260,5 +260,5 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         failures=tuple(manifest.failures),
     )
     vectors = below("edge/")
-    edges = [replace(state.broadcast, vector=vectors[str(edge)]) for edge in range(len(vectors))]
+    edges = [replace(state.model, vector=vectors[str(edge)]) for edge in range(len(vectors))]
     return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
-from fedphd_ray.federation.aggregation import add_weighted
+from fedphd_ray.federation.aggregation import VectorSum
 from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Delivery, Link
@@ -117,7 +118,7 @@ class ClientHost:
             model=as_tensor(payload.vector).to(self._device),
             parts=parts,
             version=payload.version,
-            control=None if payload.control is None else as_tensor(payload.control).to(self._device),
+            beside={name: as_tensor(vector).to(self._device) for name, vector in payload.beside.items()},
             plan_channels=order.plan_channels,
         )
         sums = _Sums(parts)
@@ -137,7 +138,7 @@ class ClientHost:
             kept_states.append(result.state)
             reported = named(parts, order.reported_parts.get(client))
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
-            sent = self._upload(order, client).send(upload(result.update, reported, payload.version, result.control, counts))
+            sent = self._upload(order, client).send(upload(result.update, reported, payload.version, result.beside, counts))
             sums.transfers += sent.rows
             weight = setup.strategy.client_weight(num_samples, result.num_steps)
             sums.add(sent, weight, reported, setup.label_counts[client])
@@ -187,7 +188,7 @@ class ClientHost:
                         client=client,
                         received=arrived.model,
                         version=arrived.version,
-                        control=arrived.vector(Kind.CONTROL),
+                        beside=arrived.beside,
                         state=state,
                         before_step=_watcher(limit, slow=kind == "slow"),
                     )
@@ -236,8 +237,7 @@ class _Sums:
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._weights: list[tuple[float, ...]] = []
-        self._total: Tensor | None = None
-        self._control: Tensor | None = None
+        self._sums: dict[Kind, VectorSum] = defaultdict(VectorSum)
         self._label_counts: list[NDArray[np.int64]] = []
         self.transfers: list[Transfer] = []
         self.reports: list[ClientReport] = []
@@ -245,19 +245,17 @@ class _Sums:
 
     def add(self, arrived: Delivery, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
         """One more client."""
-        self._total = add_weighted(self._total, arrived.update, weight)
-        control = arrived.vector(Kind.CONTROL)
-        if control is not None:
-            self._control = control.clone() if self._control is None else self._control.add_(control)
+        self._sums[Kind.MODEL].add_weighted([(arrived.update, weight)])
+        for name, vector in arrived.beside.items():
+            self._sums[name].add(vector)
         self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))
         self._label_counts.append(label_counts)
 
     def partial(self, num_classes: int, busy_seconds: float) -> PartialUpdate:
         """The sums so far."""
         return PartialUpdate(
-            total=None if self._total is None else as_numpy(self._total),
+            totals={name: as_numpy(own.total) for name, own in self._sums.items() if own.total is not None},
             weights=tuple(self._weights),
-            control=None if self._control is None else as_numpy(self._control),
             label_counts=np.sum([np.zeros(num_classes, np.int64), *self._label_counts], axis=0),
             reports=tuple(self.reports),
             transfers=tuple(self.transfers),
@@ -281,7 +279,7 @@ def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:
 
 def _failure(result: LocalResult, received: Tensor) -> str:
     """Why an update must not be aggregated; empty if it may."""
-    sent = {"update": result.update.trained} | ({} if result.control is None else {"control variate": result.control})
+    sent = {"update": result.update.trained} | {name.value: vector for name, vector in result.beside.items()}
     for name, vector in sent.items():
         if vector.shape != received.shape:
             return f"the {name} has shape {tuple(vector.shape)}, the model {tuple(received.shape)}"

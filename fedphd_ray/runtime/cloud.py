@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.aggregation import weighted_models, weights_by_part
+from fedphd_ray.federation.aggregation import fold_by_name, weighted_models, weights_by_part
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
@@ -88,7 +88,7 @@ class Cloud:
     def _hand_down(self, state: RunState, plan: RoundPlan) -> tuple[RunState, list[Transfer]]:
         """After a synchronisation the edges are given the cloud's model; one object where all hold the same, whoever reads it."""
         sent = statistics_to_cohort(self._experiment, state, plan)
-        if state.edge_models:
+        if state.edge_models and not plan.starts_cycle:
             return state, sent
         with self._watch("transfer"):
             payloads, rows = down_to_edges(self._experiment, state, plan.round)
@@ -158,11 +158,9 @@ class Cloud:
         experiment = self._experiment
         with self._watch("transfer"):
             payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
-            models, sent = up_from_edges(experiment, state, state.round, payloads)
+            arrived, sent = up_from_edges(experiment, state, state.round, payloads)
         with self._watch("aggregate"):
-            vector, kept = self._server_step(
-                state, models, payloads[0].control, sum(outcome.report.weight for outcome in outcomes)
-            )
+            vector, kept = self._server_step(state, arrived, sum(outcome.report.weight for outcome in outcomes))
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
             state,
@@ -175,18 +173,17 @@ class Cloud:
         )
         return new, sent
 
-    def _server_step(
-        self, state: RunState, models: Sequence[Tensor], control: NDArray[np.float32] | None, weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _server_step(self, state: RunState, arrived: Sequence[Payload], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The cloud's next model [num_params] from the edges', and what it keeps beside it."""
         experiment = self._experiment
         weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
         parts = experiment.strategy.parts(state.model.layout)
-        base = as_tensor(state.model.vector)
+        base, models = as_tensor(state.model.vector), [as_tensor(payload.vector) for payload in arrived]
+        beside = fold_by_name([payload.beside for payload in arrived], [1] * len(arrived))
         aggregate = Aggregate(
             base=base,
             mean=weighted_models(base, models, parts, weights_by_part(state.edge_statistics, weights, len(parts))),
-            control=None if control is None else as_tensor(control),
+            beside={name: as_tensor(vector) for name, vector in beside.items()},
             weight=weight,
             num_clients=experiment.population.num_clients,
         )

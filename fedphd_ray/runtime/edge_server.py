@@ -12,7 +12,7 @@ import torch
 
 from fedphd_ray.federation.aggregation import apply_update, fold_partials
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
-from fedphd_ray.records import EdgeReport, PartialUpdate, Payload
+from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
 
@@ -56,11 +56,13 @@ class EdgeServer:
         folded = fold_partials(partials, block_sizes)
         parts, vector = strategy.parts(payload.layout), payload.vector
         weights = [math.fsum(column) for column in zip(*folded.weights, strict=True)] or [0.0] * len(parts)
-        if folded.total is not None:
+        beside = dict(folded.totals)
+        total = beside.pop(Kind.MODEL, None)
+        if total is not None:
             used = [report for report in folded.reports if not report.failure]
             scale = strategy.step_scale([report.num_samples for report in used], [report.num_steps for report in used])
-            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(folded.total), parts, weights, scale))
-        after = Payload(vector, payload.layout, payload.version, folded.control)
+            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(total), parts, weights, scale))
+        after = Payload(vector, payload.layout, payload.version, beside)
         own_seconds = time.perf_counter() - began
         report = EdgeReport(
             edge=self._edge,

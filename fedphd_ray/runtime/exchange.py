@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
@@ -19,36 +18,38 @@ from fedphd_ray.topology import CLOUD, Hop, client_name
 
 def down_to_edges(experiment: Experiment, state: RunState, round: int) -> tuple[list[Payload], list[Transfer]]:
     """What each aggregator holds at the start of a cycle. In a flat federation that is the cloud, and nothing is sent."""
-    topology, model = experiment.topology, state.broadcast
+    topology, model = experiment.topology, state.broadcast(experiment.strategy.server_sends)
     if topology.flat:
         return [model], []
-    held = _holdings(experiment, state)
+    held = _holdings(experiment, state, model)
     message = held.to_edge(first=round == 1, owed=bool(state.plan_owed))
     payloads, rows = [], []
     for edge in topology.aggregators:
         link = Link(round, Hop.CLOUD_TO_EDGE, CLOUD, topology.aggregator_name(edge), experiment.codec)
         arrived = link.send(message)
         same = arrived.model is held.model
-        payloads.append(model if same else replace(model, vector=as_numpy(arrived.model)))
+        beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
+        payloads.append(model if same else replace(model, vector=as_numpy(arrived.model), beside=beside))
         rows += arrived.rows
     return payloads, rows
 
 
 def up_from_edges(
     experiment: Experiment, state: RunState, round: int, payloads: Sequence[Payload]
-) -> tuple[list[Tensor], list[Transfer]]:
-    """The edges' models [num_params] as they reach the cloud, at a synchronisation."""
+) -> tuple[list[Payload], list[Transfer]]:
+    """What the edges hold, as it reaches the cloud at a synchronisation."""
     topology = experiment.topology
     if topology.flat:
-        return [as_tensor(payload.vector) for payload in payloads], []
-    models, rows = [], []
+        return list(payloads), []
+    arrived, rows = [], []
     for edge, payload in zip(topology.aggregators, payloads, strict=True):
         link = Link(round, Hop.EDGE_TO_CLOUD, topology.aggregator_name(edge), CLOUD, experiment.codec)
         message = _holdings(experiment, state, payload).to_cloud(_shared_counts(experiment, state, edge))
-        arrived = link.send(message)
-        models.append(arrived.model)
-        rows += arrived.rows
-    return models, rows
+        delivery = link.send(message)
+        beside = {name: as_numpy(vector) for name, vector in delivery.beside.items()}
+        arrived.append(replace(payload, vector=as_numpy(delivery.model), beside=beside))
+        rows += delivery.rows
+    return arrived, rows
 
 
 def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:
@@ -67,7 +68,8 @@ def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPla
 
 def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: Sequence[EdgeOutcome]) -> list[Transfer]:
     """What clients received whose host died before it could say so."""
-    held, topology = _holdings(experiment, state), experiment.topology
+    held = _holdings(experiment, state, state.broadcast(experiment.strategy.server_sends))
+    topology = experiment.topology
     rows = []
     for outcome in outcomes:
         source = topology.aggregator_name(outcome.report.edge)
@@ -77,14 +79,13 @@ def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: 
     return rows
 
 
-def _holdings(experiment: Experiment, state: RunState, payload: Payload | None = None) -> Holdings:
-    """Of the cloud, or of an edge that holds another model."""
-    payload = payload or state.broadcast
+def _holdings(experiment: Experiment, state: RunState, payload: Payload) -> Holdings:
+    """Of a node that holds a payload."""
     return Holdings(
         model=as_tensor(payload.vector),
         parts=experiment.strategy.parts(payload.layout),
         version=payload.version,
-        control=None if payload.control is None else as_tensor(payload.control),
+        beside={name: as_tensor(vector) for name, vector in payload.beside.items()},
         plan_channels=state.plan_channels,
     )
 

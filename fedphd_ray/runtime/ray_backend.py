@@ -136,7 +136,7 @@ class RayBackend:
         num_samples, num_classes = len(self._setup.client_indices[client]), self._setup.label_counts.shape[1]
         report = ClientReport(client, edge, math.nan, 0, 0, num_samples, reason)
         nothing = np.zeros(num_classes, np.int64)
-        return ray.put(PartialUpdate(None, (), None, nothing, (report,), (), train_seconds=0.0, busy_seconds=0.0))
+        return ray.put(PartialUpdate({}, (), nothing, (report,), (), train_seconds=0.0, busy_seconds=0.0))
 
     def _get(self, handle: Handle) -> object:
         return self._get_all([handle], time.monotonic() + self._config.round_timeout_seconds, "object transfer")[0]

@@ -1,15 +1,14 @@
 """`RunState` is everything a run is between two rounds: exactly what a checkpoint holds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientState, EdgeStatistics, Payload
+from fedphd_ray.records import ClientState, EdgeStatistics, Kind, Payload
 from fedphd_ray.runtime.backend import Backend, Handle
-from fedphd_ray.strategies.base import CONTROL
 
 AT_ONCE = 32  # client states in memory beside the budget, where all of them are touched
 
@@ -63,10 +62,9 @@ class RunState:
         """Length of the plan by which the network was pruned; 0 before that."""
         return 0 if self.plan is None else self.plan.num_channels
 
-    @property
-    def broadcast(self) -> Payload:
-        """What the aggregators are given: the model, and the server's control variate if the method has one."""
-        return replace(self.model, control=self.server.get(CONTROL))
+    def broadcast(self, names: Sequence[Kind]) -> Payload:
+        """What the aggregators are given: the model, and those of the server's vectors that travel."""
+        return replace(self.model, beside={name: self.server[name] for name in names})
 
     @property
     def delivered(self) -> Payload:

@@ -15,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedphd_ray.records import EdgeStatistics, Population
+from fedphd_ray.records import EdgeStatistics, Kind, Population
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, whole
 from fedphd_ray.tensors import Layout
 
-CONTROL = "control"
-"""Name of the server's vector that travels with the model, for methods with `sends_control`."""
 KEPT_PARTS = "private"
 """Name under which a client keeps its private parts, for methods with `keeps_parts_private`: zero everywhere else."""
 
@@ -40,7 +38,7 @@ class LocalStart:
 
     Attributes:
         received: the model as it arrived; parts that did not travel hold the aggregator's copy, which the client cannot know.
-        control: the server's vector that arrived beside it (`sends_control`), or None.
+        beside: the server's vectors that arrived beside it (`server_sends`), by their names.
         kept: what this client kept from its last round, by the names it gave; empty the first time.
         module: the network that is trained; between steps its parameters are what is trained.
         layout: names and shapes in the vectors.
@@ -49,7 +47,7 @@ class LocalStart:
     """
 
     received: Tensor
-    control: Tensor | None
+    beside: Mapping[Kind, Tensor]
     kept: Mapping[str, Tensor]
     module: nn.Module
     layout: Layout
@@ -59,9 +57,9 @@ class LocalStart:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a client sends beside its update (`sends_control`), and what it keeps for its next round."""
+    """What a client sends beside its update, by names (`clients_send`), and what it keeps for its next round."""
 
-    control: Tensor | None = None
+    beside: dict[Kind, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -98,14 +96,14 @@ class Aggregate:
     Attributes:
         base: the cloud's model before it [num_params].
         mean: the weighted mean of the models [num_params].
-        control: the sum of what the clients sent beside their updates, or None.
+        beside: by name, the sum of what the clients sent beside their updates.
         weight: the sum of the clients' weights (of a flat federation; with edges it is theirs in the last round).
         num_clients: all registered clients, N.
     """
 
     base: Tensor
     mean: Tensor
-    control: Tensor | None
+    beside: Mapping[Kind, Tensor]
     weight: float
     num_clients: int
 
@@ -116,14 +114,15 @@ class Strategy(Section):
     Attributes:
         shares_label_statistics: label counts travel (edges to clients and cloud, clients to edges); they are then in the
             ledger. A method that does not use them must not be given them.
-        sends_control: the server's vector `CONTROL` goes to every client of a round, and each sends one back
-            (`LocalEnd.control`).
+        server_sends: names of the server's vectors that go to every client of a round.
+        clients_send: names of what each of them sends beside its update (`LocalEnd.beside`).
         looks_inside: its loss hooks into the network, which can therefore not be compiled.
         flat_only: the server steps after every round, so that there can be no edges.
     """
 
     shares_label_statistics: ClassVar[bool] = False
-    sends_control: ClassVar[bool] = False
+    server_sends: ClassVar[tuple[Kind, ...]] = ()
+    clients_send: ClassVar[tuple[Kind, ...]] = ()
     looks_inside: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
 

@@ -11,7 +11,10 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from fedphd_ray.strategies.base import CONTROL, Aggregate, LocalEnd, LocalMethod, LocalStart, Strategy
+from fedphd_ray.records import Kind
+from fedphd_ray.strategies.base import Aggregate, LocalEnd, LocalMethod, LocalStart, Strategy
+
+CONTROL = Kind.CONTROL
 
 
 class Scaffold(Strategy):
@@ -25,7 +28,8 @@ class Scaffold(Strategy):
         server_learning_rate: eta_g, of the step along the clients' mean update.
     """
 
-    sends_control: ClassVar[bool] = True
+    server_sends: ClassVar[tuple[Kind, ...]] = (CONTROL,)
+    clients_send: ClassVar[tuple[Kind, ...]] = (CONTROL,)
     flat_only: ClassVar[bool] = True
 
     name: Literal["scaffold"] = "scaffold"
@@ -56,8 +60,8 @@ class Scaffold(Strategy):
         if self.server_learning_rate != 1.0:
             model = torch.lerp(aggregate.base, aggregate.mean, self.server_learning_rate)
         control = server[CONTROL]
-        if aggregate.control is not None:
-            control = control + aggregate.control / aggregate.num_clients
+        if CONTROL in aggregate.beside:
+            control = control + aggregate.beside[CONTROL] / aggregate.num_clients
         return model, {CONTROL: control}
 
 
@@ -66,8 +70,7 @@ class _Controlled(LocalMethod):
 
     def __init__(self, start: LocalStart) -> None:
         super().__init__(start)
-        assert start.control is not None
-        self._server = start.control
+        self._server = start.beside[CONTROL]
         own = start.kept.get(CONTROL)
         self._own = torch.zeros_like(self._server) if own is None else own
         self._shift = self._server - self._own
@@ -79,7 +82,7 @@ class _Controlled(LocalMethod):
     def end(self, vector: Tensor, num_steps: int) -> LocalEnd:
         """Sends c_i+ - c_i, keeps c_i+; without a step there is nothing new."""
         renewed = self.renewed(vector, num_steps) if num_steps else self._own.clone()
-        return LocalEnd(renewed - self._own, {CONTROL: renewed})
+        return LocalEnd({CONTROL: renewed - self._own}, {CONTROL: renewed})
 
     def renewed(self, vector: Tensor, num_steps: int) -> Tensor:
         """c_i+."""

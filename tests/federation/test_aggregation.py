@@ -1,10 +1,11 @@
 """The fold and the two averages built on it."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold, weighted_models
+from fedphd_ray.federation.aggregation import VectorSum, apply_update, fold, weighted_models
 from fedphd_ray.federation.update import Update
 from fedphd_ray.strategies.parts import Part
 from fedphd_ray.tensors import CHUNK
@@ -44,10 +45,18 @@ def test_a_fold_of_single_terms_has_the_bits_of_the_fold_of_all(sizes: list[int]
 def test_adding_weighted_updates_has_the_bits_of_folding_their_products(size: int, weights: list[float]) -> None:
     """Whatever the number of pieces it is done in: products are rounded before they are added."""
     initial, *trained = vectors(len(weights) + 1, size)
-    total = None
-    for vector, weight in zip(trained, weights, strict=True):
-        total = add_weighted(total, Update.whole(vector, initial), weight)
-    assert torch.equal(total, fold((vector - initial) * weight for vector, weight in zip(trained, weights, strict=True)))
+    one_by_one, at_once = VectorSum(), VectorSum()
+    terms = [(Update.whole(vector, initial), weight) for vector, weight in zip(trained, weights, strict=True)]
+    for term in terms:
+        one_by_one.add_weighted([term])
+    at_once.add_weighted(terms)
+    products = [(vector - initial) * weight for vector, weight in zip(trained, weights, strict=True)]
+    expected = products[0].clone()
+    for product in products[1:]:
+        expected += product
+    assert torch.equal(one_by_one.total, expected)
+    assert torch.equal(at_once.total, expected)
+    assert torch.equal(fold(products), expected)
 
 
 def test_parts_of_updates_are_added_where_they_are() -> None:
@@ -55,11 +64,31 @@ def test_parts_of_updates_are_added_where_they_are() -> None:
     head, tail = Part("head", (slice(0, 2),)), Part("tail", (slice(3, 5),))
     update = Update.whole(first, initial).only([head])
     assert update.vector.tolist() == [1, 1, 0, 0, 0]
-    total = add_weighted(None, update, 10.0)
-    total = add_weighted(total, Update.whole(second, initial).only([head, tail]), 100.0)
-    assert total.tolist() == [210, 210, 0, 200, 200]
+    total = VectorSum()
+    total.add_weighted([(update, 10.0)])
+    total.add_weighted([(Update.whole(second, initial).only([head, tail]), 100.0)])
+    assert total.total.tolist() == [210, 210, 0, 200, 200]
     assert Update.whole(first, initial).is_whole
     assert not update.is_whole
+
+
+def test_differences_that_were_taken_already_are_weighted_too() -> None:
+    first, second = vectors(2)
+    total = VectorSum()
+    total.add_weighted([(Update(first, None, (slice(0, 301),)), 3.0), (Update(second, None, (slice(0, 301),)), None)])
+    assert torch.equal(total.total, first * 3.0 + second)
+
+
+def test_what_was_borrowed_is_not_written_into() -> None:
+    total, first = VectorSum(), torch.ones(5)
+    total.add(first)
+    assert total.total is first
+    with pytest.raises(AssertionError, match="borrowed"):
+        total.add_weighted([(Update.whole(first, first), 1.0)])
+    total.add(first)
+    total.add(first)
+    assert total.total.tolist() == [3.0] * 5
+    assert first.tolist() == [1.0] * 5
 
 
 def test_weighted_mean_of_updates_is_fedavg() -> None:

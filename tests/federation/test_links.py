@@ -65,7 +65,7 @@ def test_what_travels_is_what_the_codec_makes_of_it() -> None:
         }
     )
     assert delivery.update.vector.tolist() == [4.5, 0, 0, 6.0]
-    assert delivery.vector(Kind.CONTROL).tolist() == [5, 5.5, 6, 6.5]
+    assert delivery.beside[Kind.CONTROL].tolist() == [5, 5.5, 6, 6.5]
     assert [(row.kind, row.codec, row.num_params, row.num_bytes, row.attempt) for row in delivery.rows] == [
         ("model", "half", 2, 4, 2),
         ("control", "half", 4, 8, 2),
@@ -93,8 +93,8 @@ def run_one_round(experiment: Experiment, place: str, request: pytest.FixtureReq
 def trained(experiment: Experiment, vector: torch.Tensor, layout: Layout, clients: list[int]) -> PartialUpdate:
     """What these clients make of a model, over links that carry it whole."""
     exact = replace(experiment, codec=tiny().build().codec)
-    control = {name: value.numpy() for name, value in experiment.strategy.initial_server(layout.num_params).items()}
-    payload = Payload(vector.numpy(), layout, 0, control.get("control"))
+    server = experiment.strategy.initial_server(layout.num_params)
+    payload = Payload(vector.numpy(), layout, 0, {name: server[name].numpy() for name in experiment.strategy.server_sends})
     order = LocalOrder(1, 0, 1.0, 0.0)
     partial, _ = ClientHost(exact.host_setup()).train(payload, order, clients, [None] * len(clients))
     return partial
@@ -109,10 +109,10 @@ def test_clients_and_cloud_of_a_flat_federation_get_halves(name: str, place: str
     start, layout = random_model(experiment)
     partial = trained(experiment, start / 2, layout, outcome.records[0].participants)
     weights = [sum(row[0] for row in partial.weights)]
-    expected = apply_update(start, as_tensor(partial.total) / 2, experiment.strategy.parts(layout), weights)
+    expected = apply_update(start, as_tensor(partial.totals[Kind.MODEL]) / 2, experiment.strategy.parts(layout), weights)
     assert torch.equal(as_tensor(outcome.state.model.vector), expected)
     if name == "scaffold":
-        assert np.array_equal(outcome.state.server["control"], partial.control / 2 / 6)
+        assert np.array_equal(outcome.state.server["control"], partial.totals[Kind.CONTROL] / 2 / 6)
     assert {(row.codec, row.num_bytes) for row in outcome.transfers} == {("half", 2 * layout.num_params)}
 
 
@@ -127,7 +127,7 @@ def test_every_tier_gets_halves_of_what_the_one_before_had(place: str, request: 
         clients = [client for client in outcome.records[0].participants if client % 2 == edge]
         partial = trained(experiment, start / 4, layout, clients)
         images.append(sum(row[0] for row in partial.weights))
-        models.append(apply_update(start / 2, as_tensor(partial.total) / 2, parts, [images[-1]]) / 2)
+        models.append(apply_update(start / 2, as_tensor(partial.totals[Kind.MODEL]) / 2, parts, [images[-1]]) / 2)
     expected = weighted_models(start, models, parts, [np.array(images) / sum(images)])
     assert torch.equal(as_tensor(outcome.state.model.vector), expected)
     assert {row.hop for row in outcome.transfers if row.codec == "half"} == {

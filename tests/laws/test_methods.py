@@ -60,10 +60,8 @@ def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> No
     state = initial_state(experiment.spec, 1)
     layout = Layout.of(state)
     vector = layout.flatten(state)
-    control = {name: value.numpy() for name, value in experiment.strategy.initial_server(layout.num_params).items()}.get(
-        "control"
-    )
-    payload = Payload(vector.numpy(), layout, 0, control)
+    server = experiment.strategy.initial_server(layout.num_params)
+    payload = Payload(vector.numpy(), layout, 0, {name: server[name].numpy() for name in experiment.strategy.server_sends})
     host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0)
     # The first round gives them states, the second uses them.
     states = {client: host.train(payload, order, (client,), (None,))[1][0] for client in (4, 1)}
@@ -73,9 +71,9 @@ def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> No
     for client in (4, 1):
         fresh = ClientHost(experiment.host_setup())
         singles[client] = fresh.train(payload, second, (client,), (states[client],))
-    assert np.array_equal(together.total, singles[1][0].total + singles[4][0].total)
-    if together.control is not None:
-        assert np.array_equal(together.control, singles[1][0].control + singles[4][0].control)
+    assert set(together.totals) == {"model", *experiment.strategy.clients_send}
+    for kind, total in together.totals.items():
+        assert np.array_equal(total, singles[1][0].totals[kind] + singles[4][0].totals[kind])
     for own, client in zip(kept, (1, 4), strict=True):
         other = singles[client][1][0]
         assert (own is None) == (other is None)

@@ -128,7 +128,7 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0)
     both, _ = host.train(payload, order, (1, 4), (None, None))
     singles = [host.train(payload, order, (client,), (None,))[0] for client in (1, 4)]
-    assert np.array_equal(both.total, singles[0].total + singles[1].total)
+    assert np.array_equal(both.totals["model"], singles[0].totals["model"] + singles[1].totals["model"])
     assert both.weights == tuple((float(len(experiment.client_indices[client])),) for client in (1, 4))
     assert both.label_counts.tolist() == experiment.population.label_counts[[1, 4]].sum(axis=0).tolist()
 

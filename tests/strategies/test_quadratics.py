@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.aggregation import add_weighted, apply_update, fold, weighted_models, weights_by_part
+from fedphd_ray.federation.aggregation import VectorSum, apply_update, fold, weighted_models, weights_by_part
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, EdgeReport, EdgeStatistics, LocalOrder, Population
 from fedphd_ray.strategies import FedAvg, FedDyn, FedNova, FedProx, Scaffold, Strategy
-from fedphd_ray.strategies.base import CONTROL, Aggregate
+from fedphd_ray.strategies.base import Aggregate
 
 LEARNING_RATE = 0.05
 OPTIMUM = 29 / 11
@@ -49,7 +49,7 @@ def converged(
     server = {name: value.double() for name, value in strategy.initial_server(1).items()}
     states = {}
     for round in range(1, rounds + 1):
-        results, weights, total = [], [], None
+        results, weights, total = [], [], VectorSum()
         for client in range(len(a)):
             config = LocalConfig(optimizer="sgd", learning_rate=LEARNING_RATE, epochs=steps[client], batch_size=1, clip_norm=None)
             trainer = LocalTrainer(config, strategy, quadratic, SparsityPenalty("channel"), seed=0)
@@ -61,17 +61,17 @@ def converged(
                 client=client,
                 received=vector,
                 version=0,
-                control=server.get(CONTROL),
+                beside={name: server[name] for name in strategy.server_sends},
                 state=states.get(client),
             )
             states[client] = result.state
             results.append(result)
             weights.append(strategy.client_weight(1, result.num_steps))
-            total = add_weighted(total, result.update, weights[-1])
+            total.add_weighted([(result.update, weights[-1])])
         scale = strategy.step_scale([1] * len(a), [result.num_steps for result in results])
-        mean = apply_update(vector, total, strategy.parts(model.layout), [sum(weights)], scale)
-        controls = [result.control for result in results if result.control is not None]
-        aggregate = Aggregate(vector, mean, fold(controls), sum(weights), num_clients=len(a))
+        mean = apply_update(vector, total.total, strategy.parts(model.layout), [sum(weights)], scale)
+        beside = {name: fold(result.beside[name] for result in results) for name in strategy.clients_send}
+        aggregate = Aggregate(vector, mean, beside, sum(weights), num_clients=len(a))
         new, kept = strategy.server_step(aggregate, server)
         if optimizer is not None:
             step, moments = optimizer.step(new - vector, server)
@@ -120,8 +120,9 @@ def test_a_client_on_each_of_two_edges_is_the_flat_federation(strategy: Strategy
             image, order = torch.tensor([[1.0, b]], dtype=torch.float64), LocalOrder(round, client, 1.0, 0.0)
             result = trainer.train(model, image, order, client=client, received=vector, version=0)
             weight = strategy.client_weight(1, result.num_steps)
-            total = add_weighted(None, result.update, weight)
-            models.append(apply_update(vector, total, parts, [weight], strategy.step_scale([1], [result.num_steps])))
+            total = VectorSum()
+            total.add_weighted([(result.update, weight)])
+            models.append(apply_update(vector, total.total, parts, [weight], strategy.step_scale([1], [result.num_steps])))
             reports = (ClientReport(client, client, 0.0, result.num_steps, steps, 1),)
             report = EdgeReport(client, weight, (weight,), np.array([1]), reports, (), 0.0, 0.0, 0.0)
             edges.append(EdgeStatistics.empty(1).after(report))
