@@ -1,11 +1,14 @@
 """The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
 
+import contextlib
 import secrets
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import rich.markup
 import typer
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
@@ -53,11 +56,11 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/NAME-TIME.")] = None,
 ) -> None:
     """Train; print where the run directory is."""
-    _say(f"reading {config}")
-    from fedphd_ray.config import load_config  # noqa: PLC0415
+    with _at_work(f"reading {config}"):
+        from fedphd_ray.config import load_config  # noqa: PLC0415
 
-    chosen = load_config(config, overrides)
-    experiment = _build(chosen)
+        chosen = load_config(config, overrides)
+        experiment = _build(chosen)
     unique = secrets.token_hex(3)  # several may start in one second
     directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
     _follow(experiment, directory, chosen.to_yaml())
@@ -69,35 +72,39 @@ def resume(
     restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
 ) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
-    from fedphd_ray.config import load_config  # noqa: PLC0415
-    from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
+    with _at_work(f"reading {run_dir}"):
+        from fedphd_ray.config import load_config  # noqa: PLC0415
+        from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
 
-    Identity.read(run_dir)  # refuses what is no run directory
-    _follow(_build(load_config(run_dir / "config.yaml")), run_dir, None, restart=restart)
+        Identity.read(run_dir)  # refuses what is no run directory
+        experiment = _build(load_config(run_dir / "config.yaml"))
+    _follow(experiment, run_dir, None, restart=restart)
 
 
 @app.command()
 def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
-    from fedphd_ray.config import load_config  # noqa: PLC0415
-    from fedphd_ray.errors import ResourceError  # noqa: PLC0415
-    from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
-    from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
-    from fedphd_ray.runtime.device import this_machine  # noqa: PLC0415
-    from fedphd_ray.runtime.placement import Node, decide, store_size  # noqa: PLC0415
+    with _at_work(f"reading {config}"):
+        from fedphd_ray.config import load_config  # noqa: PLC0415
+        from fedphd_ray.errors import ResourceError  # noqa: PLC0415
+        from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
+        from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
+        from fedphd_ray.runtime.device import this_machine  # noqa: PLC0415
+        from fedphd_ray.runtime.placement import Node, decide, store_size  # noqa: PLC0415
 
-    experiment = load_config(config, overrides).build()
-    cost = forecast(experiment)
-    if experiment.runtime.backend == "local":
-        placement = "everything in one process"
-    else:
-        try:
-            machine, demand = this_machine(), experiment.demand(4 * cost.dense.params)
-            left = machine.memory_bytes - store_size(demand.store_bytes, machine.memory_bytes)
-            placement = decide(experiment.runtime, [Node(machine.cpus, machine.gpus, left)], demand).reason
-        except ResourceError as error:
-            placement = f"does not fit: {error.expected}; {error.found}"
-    print_forecast(console, cost, describe(experiment), stock_forecast(experiment), placement)
+        experiment = load_config(config, overrides).build()
+        cost = forecast(experiment)
+        if experiment.runtime.backend == "local":
+            placement = "everything in one process"
+        else:
+            try:
+                machine, demand = this_machine(), experiment.demand(4 * cost.dense.params)
+                left = machine.memory_bytes - store_size(demand.store_bytes, machine.memory_bytes)
+                placement = decide(experiment.runtime, [Node(machine.cpus, machine.gpus, left)], demand).reason
+            except ResourceError as error:
+                placement = f"does not fit: {error.expected}; {error.found}"
+        stock = stock_forecast(experiment)
+    print_forecast(console, cost, describe(experiment), stock, placement)
 
 
 @app.command()
@@ -111,11 +118,12 @@ def compare(
     ] = None,
 ) -> None:
     """The same federation under several methods: one table and one picture."""
-    from fedphd_ray import comparison  # noqa: PLC0415
-    from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
-    from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
+    with _at_work(f"reading {config}"):
+        from fedphd_ray import comparison  # noqa: PLC0415
+        from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
+        from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
 
-    runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
+        runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
     with STOPPING.prepared(lambda: "the same command goes on where it was"):
         entries = comparison.compare(
@@ -140,10 +148,11 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
 ) -> None:
     """Draw images from a trained model into a grid."""
-    from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
-    from fedphd_ray.generate import generate  # noqa: PLC0415
+    with _at_work(f"drawing {num} images from {model_dir}"):
+        from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
+        from fedphd_ray.generate import generate  # noqa: PLC0415
 
-    images = generate(model_dir, num, seed, steps, _say)
+        images = generate(model_dir, num, seed, steps, _say)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_grid(images, out, columns=min(10, num))
@@ -164,9 +173,10 @@ def evaluate(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
 ) -> None:
     """Quality figures of a saved model: FID, KID, classes of its samples."""
-    from fedphd_ray.generate import judge  # noqa: PLC0415
+    with _at_work(f"judging {num_samples} images of {model_dir}"):
+        from fedphd_ray.generate import judge  # noqa: PLC0415
 
-    quality = judge(model_dir, data, num_samples, seed, steps, _say)
+        quality = judge(model_dir, data, num_samples, seed, steps, _say)
     drawn = f"{quality.num_samples} samples, {quality.steps} steps, {quality.sampler}"
     _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({drawn})")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
@@ -176,10 +186,12 @@ def evaluate(
 @app.command()
 def doctor() -> None:
     """Say what this machine or cluster can run, what is missing, and how to get it."""
-    from fedphd_ray.runtime.doctor import examine  # noqa: PLC0415
+    with _at_work("looking at this machine"):
+        from fedphd_ray.runtime.doctor import examine  # noqa: PLC0415
 
+        findings = list(examine())
     healthy = True
-    for finding in examine():
+    for finding in findings:
         healthy &= finding.good
         _say(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}")
         if finding.remedy:
@@ -191,6 +203,17 @@ def doctor() -> None:
 def _say(line: str) -> None:
     """A sentence, not broken into lines: paths and commands in it are copied."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _at_work(on: str) -> Iterator[None]:
+    """Says at once what is going on, since imports alone take seconds: on a terminal in a line that goes again."""
+    if errors.is_terminal and not errors.is_dumb_terminal:
+        with errors.status(rich.markup.escape(on)):
+            yield
+    else:
+        errors.print(on, highlight=False, markup=False, soft_wrap=True)
+        yield
 
 
 def _build(config: "Config") -> "Experiment":

@@ -99,9 +99,11 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
 
 
 def _tell_start(say: Say, ready: int, wanted: int, free: str) -> None:
-    """The first word, the last, and why it takes long; not every actor on the way."""
-    if wanted and (free or ready in (0, wanted)):
-        say(f"starting actors: {ready} of {wanted} ready" + f"; waiting for room, free are {free}" * bool(free))
+    """How many there will be, and why it takes long; not every actor on the way."""
+    if wanted and not ready:
+        say(f"starting {wanted} actors")
+    if free:
+        say(f"{ready} of {wanted} actors are ready; waiting for room, free are {free}")
 
 
 def _model_bytes(experiment: Experiment) -> int:

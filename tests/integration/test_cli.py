@@ -80,6 +80,23 @@ def test_a_file_in_the_place_of_a_package_is_named(name: str, config: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "plan", "resume", "compare", "sample", "evaluate", "doctor"])
+def test_every_command_says_what_it_does_before_it_imports(command: str, tmp_path: Path) -> None:
+    """With `torch` in the way, whoever imports it ends there."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    arguments = {"compare": [tmp_path, "--strategies", "fedavg"], "sample": [tmp_path, "--out", "a.png"], "doctor": []}
+    done = subprocess.run(
+        [sys.executable, "-m", "fedphd_ray", command, *map(str, arguments.get(command, [tmp_path]))],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.splitlines()[1] == "imported", done.stderr
+    assert done.stderr.startswith(("reading", "drawing", "judging", "looking"))
+
+
 @pytest.mark.ray
 def test_run_says_what_matters(finished: tuple[Path, str]) -> None:
     out, said = finished
