@@ -122,3 +122,9 @@ def test_any_value_of_a_section_is_taken_or_refused_in_words(value: object) -> N
     for section in Config.model_fields:
         with contextlib.suppress(ConfigError):  # anything else is a failure
             assert isinstance(parse_config(dict(TINY) | {section: value}), Config)
+
+
+def test_a_method_that_looks_inside_the_network_is_not_compiled() -> None:
+    message = refusal(strategy={"name": "moon"}, local={"compile": True})
+    assert "local.compile" in message
+    assert "moon looks inside the network" in message

@@ -70,6 +70,8 @@ def test_parts_of_updates_are_added_where_they_are() -> None:
     assert total.total.tolist() == [210, 210, 0, 200, 200]
     assert Update.whole(first, initial).is_whole
     assert not update.is_whole
+    rest = Part("rest", (slice(2, 3),))
+    assert Update.whole(first, initial).only([head, rest, tail]).is_whole
 
 
 def test_differences_that_were_taken_already_are_weighted_too() -> None:

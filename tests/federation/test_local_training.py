@@ -146,3 +146,9 @@ def test_flat_model_is_the_module() -> None:
 def test_buffers_are_refused() -> None:
     with pytest.raises(AssertionError, match="buffers"):
         FlatModel(nn.BatchNorm2d(3))
+
+
+def test_what_a_training_takes_is_counted_in_images() -> None:
+    """It decides which host trains a client: never bits, but the length of a round."""
+    assert LocalConfig(steps=3, batch_size=4, learning_rate=1e-3).images_through(100) == 12
+    assert LocalConfig(epochs=2, batch_size=4, learning_rate=1e-3).images_through(100) == 200
