@@ -16,6 +16,7 @@ from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.local_training import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -153,7 +154,7 @@ class Config(Section):
             name=self.name,
             seed=self.seed,
             dataset=dataset,
-            client_indices=tuple(indices),
+            client_rows=ClientRows.of(indices),
             spec=spec,
             process=NoiseProcess(self.process),
             strategy=self.strategy,

@@ -3,7 +3,6 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,28 +59,6 @@ class Payload:
         assert self.vector.shape == (self.layout.num_params,)
         assert self.vector.dtype == np.float32
         assert self.vector.flags.c_contiguous
-
-
-@dataclass(frozen=True)
-class Population:
-    """All registered clients: `label_counts` int64 [num_clients, num_classes] is all the cloud knows of their data."""
-
-    label_counts: NDArray[np.int64]
-
-    @property
-    def num_clients(self) -> int:
-        """Number of registered clients."""
-        return len(self.label_counts)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of labels, K_c in the paper."""
-        return int(self.label_counts.shape[1])
-
-    @cached_property
-    def num_samples(self) -> NDArray[np.int64]:
-        """Images per client, n_i, int64 [num_clients]."""
-        return np.asarray(self.label_counts.sum(axis=1))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ GROUND = {
     "files",
     "imports",
     "memory",
+    "population",
     "records",
     "sections",
     "stopping",

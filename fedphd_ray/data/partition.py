@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from fedphd_ray.errors import DataError
+from fedphd_ray.population import ClientRows
 from fedphd_ray.sections import Section
 
 Indices = NDArray[np.int64]
@@ -112,6 +113,13 @@ Partition = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator=
 def label_counts(labels: Indices, indices: Indices, num_classes: int) -> NDArray[np.int64]:
     """Images per class, int64 [num_classes], among the given ones."""
     return np.bincount(labels[indices], minlength=num_classes).astype(np.int64)
+
+
+def counts_by_client(labels: Indices, rows: ClientRows, num_classes: int) -> NDArray[np.int64]:
+    """Images per client and class, int64 [num_clients, num_classes]."""
+    num_clients = len(rows)
+    cells = np.repeat(np.arange(num_clients), rows.sizes) * num_classes + labels[rows.rows]
+    return np.bincount(cells, minlength=num_clients * num_classes).reshape(num_clients, num_classes).astype(np.int64)
 
 
 def _cut(indices: Indices, shares: NDArray[np.float64]) -> list[Indices]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from fedphd_ray.records import Block, EdgeStatistics, Population, RoundPlan
+from fedphd_ray.population import Population
+from fedphd_ray.records import Block, EdgeStatistics, RoundPlan
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy

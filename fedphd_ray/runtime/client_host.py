@@ -25,6 +25,7 @@ from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.federation.protocol import Holdings, upload
 from fedphd_ray.memory import keep_freed_memory
+from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.device import claim_device
@@ -43,7 +44,7 @@ class HostSetup:
 
     Attributes:
         images: float32 [N, C, H, W] in [-1, 1], all clients' images, shared and read-only.
-        client_indices: per client, the rows of `images` that are its own.
+        client_rows: per client, the rows of `images` that are its own.
         label_counts: int64 [num_clients, num_classes].
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
         gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
@@ -60,7 +61,7 @@ class HostSetup:
     topology: Topology
     codec: Codec
     images: NDArray[np.float32]
-    client_indices: tuple[NDArray[np.int64], ...]
+    client_rows: ClientRows
     label_counts: NDArray[np.int64]
     seed: int
     threads: int
@@ -125,7 +126,7 @@ class ClientHost:
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
             began = time.perf_counter()
-            num_samples = len(setup.client_indices[client])
+            num_samples = len(setup.client_rows[client])
             arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
             sums.transfers += arrived.rows
             result, failure = self._try(model, arrived, order, client, state)
@@ -180,7 +181,7 @@ class ClientHost:
             try:
                 with self._watched(order.round, client):
                     strike_before_training(kind)
-                    images = self._images[torch.from_numpy(setup.client_indices[client])].to(self._device)
+                    images = self._images[torch.from_numpy(setup.client_rows[client])].to(self._device)
                     result = self._trainer.train(
                         model,
                         images,

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from fedphd_ray.data.partition import label_counts
+from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
@@ -17,9 +15,9 @@ from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.local_training import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
+from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
-from fedphd_ray.records import Population
 from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.client_host import HostSetup
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -49,7 +47,7 @@ class Experiment:
     """Data, network, method and conditions of one run; independent of where it runs except for `runtime`.
 
     Attributes:
-        client_indices: per client, its rows of the data set (sorted, disjoint, together all of them).
+        client_rows: per client, its rows of the data set (sorted, disjoint, together all of them).
         codec: how parameters are written for every link.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
@@ -57,7 +55,7 @@ class Experiment:
     name: str
     seed: int
     dataset: ImageDataset
-    client_indices: tuple[NDArray[np.int64], ...]
+    client_rows: ClientRows
     spec: UNetSpec
     process: NoiseProcess
     strategy: Strategy
@@ -78,7 +76,7 @@ class Experiment:
     def population(self) -> Population:
         """The registered clients."""
         data = self.dataset
-        return Population(np.stack([label_counts(data.labels, own, data.num_classes) for own in self.client_indices]))
+        return Population(counts_by_client(data.labels, self.client_rows, data.num_classes))
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -101,7 +99,7 @@ class Experiment:
             topology=self.topology,
             codec=self.codec,
             images=self.dataset.images,
-            client_indices=self.client_indices,
+            client_rows=self.client_rows,
             label_counts=self.population.label_counts,
             seed=self.seed,
             threads=self.runtime.threads_per_host,

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedphd_ray.records import EdgeStatistics, Kind, Population
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics, Kind
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, whole
 from fedphd_ray.tensors import Layout

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.records import EdgeStatistics, Population
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.strategies.base import Strategy
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedphd_ray.records import EdgeStatistics, Population, distribution
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.strategies.base import Strategy
 from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities
 

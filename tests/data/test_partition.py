@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter, ValidationError
 
-from fedphd_ray.data.partition import Classes, Dirichlet, Iid, Partition, Quantity, label_counts
+from fedphd_ray.data.partition import Classes, Dirichlet, Iid, Partition, Quantity, counts_by_client, label_counts
 from fedphd_ray.errors import DataError
+from fedphd_ray.population import ClientRows
 
 PARTITIONS = [
     Iid(),
@@ -156,3 +157,14 @@ def test_alpha_rules_the_skew() -> None:
         return float(np.std([len(own) for own in Quantity(alpha=alpha).split(labels, 10, 20, np.random.default_rng(3))]))
 
     assert spread(0.1) > spread(1) > spread(100)
+
+
+def test_two_arrays_hold_what_many_held() -> None:
+    labels = np.arange(50) % 10
+    clients = Dirichlet(alpha=0.3).split(labels, 10, 7, np.random.default_rng(3))
+    rows = ClientRows.of(clients)
+    assert len(rows) == 7
+    assert rows.sizes.tolist() == [len(own) for own in clients]
+    for client, own in enumerate(clients):
+        assert np.array_equal(rows[client], own)
+    assert np.array_equal(counts_by_client(labels, rows, 10), np.stack([label_counts(labels, own, 10) for own in clients]))

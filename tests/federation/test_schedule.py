@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.records import EdgeStatistics, Population
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.strategies import FedAvg, FedPhD, Strategy
 
 

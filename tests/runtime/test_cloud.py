@@ -102,7 +102,7 @@ def test_a_client_whose_loss_is_not_finite_is_named_and_left_out() -> None:
     config = tiny(schedule={"rounds": 2, "clients_per_round": 6}, pruning={"mode": "none"})
     experiment = config.build()
     images = experiment.dataset.images.copy()
-    images[experiment.client_indices[2]] = np.nan
+    images[experiment.client_rows[2]] = np.nan
     outcome = federate(config, LocalBackend(replace(experiment.host_setup(), images=images)))
     assert np.isfinite(outcome.state.model.vector).all()
     for record in outcome.records:
@@ -129,7 +129,7 @@ def test_hosts_return_the_sum_of_weighted_updates() -> None:
     both, _ = host.train(payload, order, (1, 4), (None, None))
     singles = [host.train(payload, order, (client,), (None,))[0] for client in (1, 4)]
     assert np.array_equal(both.totals["model"], singles[0].totals["model"] + singles[1].totals["model"])
-    assert both.weights == tuple((float(len(experiment.client_indices[client])),) for client in (1, 4))
+    assert both.weights == tuple((float(len(experiment.client_rows[client])),) for client in (1, 4))
     assert both.label_counts.tolist() == experiment.population.label_counts[[1, 4]].sum(axis=0).tolist()
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.records import EdgeStatistics, Population, distribution
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.strategies import FedAvg, FedPhD, Strategy
 from fedphd_ray.strategies.homogeneity import homogeneity_score, merge_distribution
 

@@ -12,8 +12,9 @@ from fedphd_ray.federation.aggregation import VectorSum, apply_update, fold, wei
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
+from fedphd_ray.population import Population
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, EdgeReport, EdgeStatistics, LocalOrder, Population
+from fedphd_ray.records import ClientReport, EdgeReport, EdgeStatistics, LocalOrder
 from fedphd_ray.strategies import FedAvg, FedDyn, FedNova, FedProx, Scaffold, Strategy
 from fedphd_ray.strategies.base import Aggregate
 
