@@ -29,7 +29,7 @@ test: $(STAMP) lint  ## lint, types and all tests, in two processes
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 soak: $(STAMP)  ## kill processes at random for about ten minutes, and fuzz with new examples
-	$(BIN)/python -m pytest -q -s -m soak tests/soak
+	$(BIN)/python -m pytest -q -s -m soak tests/soak tests/reliability
 	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest -q tests/fuzz tests/runtime/test_checkpoint.py
 
 reliability: $(STAMP)  ## every fault in every phase, into the table of docs/reliability.md
@@ -39,6 +39,7 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py
 
 format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .

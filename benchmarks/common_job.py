@@ -7,6 +7,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class Stamps:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.records: list[RoundRecord] = []
+
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """Nothing is resumed."""
 
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Nothing is judged."""
@@ -97,7 +101,7 @@ def measure(config: Config) -> None:
 
 def _median(records: list[RoundRecord], phase: str) -> float:
     """Milliseconds."""
-    return 1000 * statistics.median(getattr(record, f"{phase}_seconds") for record in records)
+    return 1000 * float(statistics.median(getattr(record, f"{phase}_seconds") for record in records))
 
 
 if __name__ == "__main__":

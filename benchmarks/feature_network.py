@@ -93,7 +93,7 @@ def main() -> None:
     data = Digits().load(0)
     rows = []
     for shape in product((1, 2, 3, 4), (16, 32), (32, 64, 128)):
-        features.FeatureNetwork = candidate(*shape)  # type: ignore[misc] - what train_feature_network builds
+        features.FeatureNetwork = candidate(*shape)  # type: ignore[misc]  # what train_feature_network builds
         mean, error = accuracy(data.images, data.labels)
         wrong, halves = out_of_order(data.images, data.labels)
         size = sum(value.numel() for value in features.FeatureNetwork(1, 8, 10).parameters())

@@ -86,7 +86,8 @@ def plain_loop(config: Config, device: torch.device) -> Callable[[], object]:
             batch = images[torch.randint(0, len(images), (BATCH,), device=device)].to(memory_format=torch.channels_last)
             noise, t = torch.randn_like(batch), torch.randint(0, 1000, (BATCH,), device=device)
             with torch.autocast(device.type, torch.bfloat16):
-                loss = torch.nn.functional.mse_loss(run(scheduler.add_noise(batch, noise, t), t).sample, noise)
+                noised = scheduler.add_noise(batch, noise, t)  # type: ignore[attr-defined]  # of a mixin
+                loss = torch.nn.functional.mse_loss(run(noised, t).sample, noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

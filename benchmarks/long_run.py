@@ -6,6 +6,7 @@ BENCH_ROUNDS (default 200) and BENCH_CONFIG (default examples/hundreds.yaml, wit
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedphd_ray.runtime.ray_environment import prepare_environment
@@ -53,6 +54,9 @@ def private_bytes() -> dict[str, int]:
 class Watcher:
     """Prints a line every 20 rounds."""
 
+    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
+        """Nothing is resumed."""
+
     def on_quality(self, round: int, quality: QualityReport) -> None:
         """Nothing is judged."""
 
@@ -66,7 +70,10 @@ class Watcher:
             )
             kinds = ", ".join(f"{kind} {size / 2**20:.0f}" for kind, size in sorted(by_kind.items()))
             total = sum(by_kind.values()) / 2**20
-            print(f"round {record.round}: {total:.0f} MiB ({kinds}); object store {store[1]}, {store[2]} objects", flush=True)
+            print(
+                f"round {record.round}: {total:.0f} MiB ({kinds}); object store {store and store[1]}, {store and store[2]} objects",
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
+from typing import Any
+
 import numpy as np
 import torch
 from common_job import CLIENTS, COHORT, HOSTS, ROUNDS, STEPS, WARM, job
@@ -56,7 +58,7 @@ def main() -> None:
     vector, rng, seconds = as_numpy(layout.flatten(state)), np.random.default_rng(0), []
     ray.init(address="local", include_dashboard=False, num_cpus=HOSTS, object_store_memory=2**30)
     shared = ray.put(setup)
-    hosts = [ray.remote(num_cpus=1)(Host).remote(shared, layout) for _ in range(HOSTS)]
+    hosts: list[Any] = [ray.remote(num_cpus=1)(Host).remote(shared, layout) for _ in range(HOSTS)]
     ray.get([host.__ray_ready__.remote() for host in hosts])
     for round in range(ROUNDS + 1):
         began = time.perf_counter()
