@@ -70,10 +70,8 @@ class Watcher:
             )
             kinds = ", ".join(f"{kind} {size / 2**20:.0f}" for kind, size in sorted(by_kind.items()))
             total = sum(by_kind.values()) / 2**20
-            print(
-                f"round {record.round}: {total:.0f} MiB ({kinds}); object store {store and store[1]}, {store and store[2]} objects",
-                flush=True,
-            )
+            held = f"object store {store[1]}, {store[2]} objects" if store else "object store unknown"
+            print(f"round {record.round}: {total:.0f} MiB ({kinds}); {held}", flush=True)
 
 
 def main() -> None:

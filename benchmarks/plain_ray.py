@@ -7,7 +7,6 @@ the cohort and returns one sum, the driver adds the sums and goes on. Takes the 
 import statistics
 import time
 from collections.abc import Sequence
-
 from typing import Any
 
 import numpy as np
