@@ -1,7 +1,7 @@
 """Small federations for tests, and one way to run them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -148,5 +148,5 @@ def first_sendings(transfers: Sequence[Transfer]) -> list[Transfer]:
 
     Rows have no order within a round: what was sent in vain is known to the driver, the rest to whoever received it.
     """
-    kept = [replace(row, attempt=0) for row in transfers if not row.attempt or row.destination.partition("/")[0] != "client"]
+    kept = [row._replace(attempt=0) for row in transfers if not row.attempt or row.destination.partition("/")[0] != "client"]
     return sorted(kept, key=lambda row: (row.round, row.hop, row.source, row.destination, row.kind))

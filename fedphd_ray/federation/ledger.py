@@ -3,7 +3,6 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 MOST_BYTES = 2**30  # of one part
-COLUMNS = tuple(field.name for field in fields(Transfer))
+COLUMNS = Transfer._fields
 
 
 class Ledger:
@@ -55,7 +54,7 @@ class Ledger:
         added: dict[str, int] = defaultdict(int)
         for transfer in transfers:
             added[transfer.hop.value] += transfer.num_bytes
-        columns = [pa.array([getattr(row, name) for row in transfers], SCHEMA.field(name).type) for name in COLUMNS]
+        columns = [pa.array([row[at] for row in transfers], field.type) for at, field in enumerate(SCHEMA)]
         self._batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
         if transfers and self._directory is not None and sum(batch.num_rows for batch in self._batches) >= self._rows_per_part:
             self.flush(transfers[-1].round)
