@@ -1,15 +1,52 @@
 """Calls to actors that may die, or never answer. Every wait has a deadline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import ray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
-from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Answer, Ref
+from fedphd_ray.runtime.actor_pool import Actor, Answer, Ref
 
 TICK_SECONDS = 5.0  # how often deadlines are looked at while nothing arrives
+
+
+@dataclass(frozen=True)
+class Wires:
+    """How answers are waited for. Ray's own are `RAY`; tests have some behind which nothing runs.
+
+    Attributes:
+        wait: those of the first receipts that are there, or failed, within so many seconds.
+        get: a receipt; raises what happened instead.
+        now: seconds on a clock that only goes forward.
+    """
+
+    wait: Callable[[Sequence[Ref], float], Sequence[Ref]]
+    get: Callable[[Ref], Answer]
+    now: Callable[[], float]
+
+
+RAY = Wires(
+    wait=lambda refs, seconds: ray.wait(list(refs), timeout=seconds, fetch_local=False)[0], get=ray.get, now=time.monotonic
+)
+
+
+class Actors(Protocol):
+    """What a round needs of `ActorPool`."""
+
+    hosts: list[Actor]
+    edges: list[Actor]
+
+    def replace(self, actor: Actor, why: str) -> None:
+        """Puts another in the place of a dead one."""
+
+    def require_replacements(self) -> None:
+        """Looks whether replacements are up in time."""
+
+    def overdue(self, round: int, client: int) -> bool:
+        """Whether a host has ended itself because of this client."""
 
 
 @dataclass(eq=False)
@@ -38,12 +75,14 @@ class Calls:
 
     Args:
         pool: whose actors are called; dead ones are replaced in it.
-        deadline: of everything, on the monotonic clock.
+        deadline: of everything, on the clock of the wires.
+        wires: how answers are waited for.
     """
 
-    def __init__(self, pool: ActorPool, deadline: float) -> None:
+    def __init__(self, pool: Actors, deadline: float, wires: Wires = RAY) -> None:
         self._pool = pool
         self._deadline = deadline
+        self._wires = wires
         self._running: dict[Ref, Call] = {}
 
     def start(self, call: Call) -> None:
@@ -59,7 +98,7 @@ class Calls:
         """
         more()
         while self._running:
-            done, _ = ray.wait(list(self._running), timeout=self._patience(), fetch_local=False)
+            done = self._wires.wait(list(self._running), self._patience())
             self._pool.require_replacements()
             if done:
                 self._end(self._running.pop(done[0]))
@@ -68,11 +107,11 @@ class Calls:
                 self._require_time()
 
     def _patience(self) -> float:
-        return max(0.0, min(self._deadline - time.monotonic(), TICK_SECONDS))
+        return max(0.0, min(self._deadline - self._wires.now(), TICK_SECONDS))
 
     def _end(self, call: Call) -> None:
         try:
-            receipt = ray.get(call.refs[0])
+            receipt = self._wires.get(call.refs[0])
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, FedPhDError):
                 raise error.cause from None
@@ -89,7 +128,7 @@ class Calls:
             call.done(call, receipt)
 
     def _require_time(self) -> None:
-        if time.monotonic() >= self._deadline:
+        if self._wires.now() >= self._deadline:
             late = ", ".join(sorted(call.who for call in self._running.values()))
             raise RunFailedError(f"no answer within runtime.round_timeout_seconds from {late}")
 

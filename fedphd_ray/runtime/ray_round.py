@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedphd_ray.records import EdgeReport
-from fedphd_ray.runtime.actor_pool import Actor, ActorPool, Ref
+from fedphd_ray.runtime.actor_pool import Actor, Ref
 from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.calls import Call, Calls
+from fedphd_ray.runtime.calls import RAY, Actors, Call, Calls, Wires
 from fedphd_ray.runtime.dispatch import HostTimes, Unit, single_clients, sums_of
 from fedphd_ray.runtime.failures import FailureConfig, after_a_death
 from fedphd_ray.runtime.faults import FaultScript, kill_this_process
@@ -66,17 +66,19 @@ class RayRound:
         queues: per host, what it trains, in order; hosts with nothing left take over from others unless dedicated.
         times: told how long hosts take.
         rules: of the run.
-        deadline: of everything, on the monotonic clock.
+        deadline: of everything, on the clock of the wires.
+        wires: how answers are waited for.
     """
 
     def __init__(
         self,
-        pool: ActorPool,
+        pool: Actors,
         tasks: Sequence[EdgeTask],
         queues: Sequence[Sequence[Unit]],
         times: HostTimes,
         rules: RoundRules,
         deadline: float,
+        wires: Wires = RAY,
     ) -> None:
         self._pool = pool
         self._round = tasks[0].order.round
@@ -87,7 +89,7 @@ class RayRound:
         self._struck: set[tuple[str, int]] = set()  # faults of the script that have struck in this round
         self._times = times
         self._rules = rules
-        self._calls = Calls(pool, deadline)
+        self._calls = Calls(pool, deadline, wires)
 
     def run(self) -> list[EdgeOutcome]:
         """Until every edge has aggregated; outcomes in the order of the tasks."""
