@@ -117,3 +117,18 @@ def test_no_pickle_touches_the_disk(path: Path) -> None:
 
 def test_every_package_module_is_looked_at() -> None:
     assert len(MODULES) > 30
+
+
+def test_vectors_of_several_senders_are_added_in_one_function() -> None:
+    """`apply_update` adds the base to their mean; methods and optimisers only ever see what was added up."""
+    adding = {
+        (name(path), node.name)
+        for path in MODULES
+        if name(path).startswith(("runtime/", "federation/"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in {"add", "add_", "addcmul_", "lerp_"}
+        if ast.unparse(call.func).startswith(("torch", "np")) or ast.unparse(call.func).endswith("_")
+    }
+    assert adding == {("federation/aggregation.py", "_add_product"), ("federation/aggregation.py", "apply_update")}
