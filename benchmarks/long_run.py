@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.runtime.on_ray.environment import prepare_environment
 
 prepare_environment()  # before Ray is imported
 

@@ -14,7 +14,7 @@ import torch
 from common_job import CLIENTS, COHORT, HOSTS, ROUNDS, STEPS, WARM, job
 from numpy.typing import NDArray
 
-from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.runtime.on_ray.environment import prepare_environment
 
 prepare_environment()
 
@@ -25,7 +25,7 @@ from fedphd_ray.federation.aggregation import VectorSum  # noqa: E402
 from fedphd_ray.federation.flat_model import FlatModel  # noqa: E402
 from fedphd_ray.federation.local_training import LocalTrainer  # noqa: E402
 from fedphd_ray.records import LocalOrder  # noqa: E402
-from fedphd_ray.runtime.client_host import HostSetup  # noqa: E402
+from fedphd_ray.runtime.workers.client_host import HostSetup  # noqa: E402
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor  # noqa: E402
 
 

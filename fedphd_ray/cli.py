@@ -89,8 +89,8 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
         from fedphd_ray.errors import ResourceError  # noqa: PLC0415
         from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
         from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
-        from fedphd_ray.runtime.device import this_machine  # noqa: PLC0415
-        from fedphd_ray.runtime.placement import Node, decide, store_size  # noqa: PLC0415
+        from fedphd_ray.runtime.policy.placement import Node, decide, store_size  # noqa: PLC0415
+        from fedphd_ray.runtime.workers.device import this_machine  # noqa: PLC0415
 
         experiment = load_config(config, overrides).build()
         cost = forecast(experiment)
@@ -187,7 +187,7 @@ def evaluate(
 def doctor() -> None:
     """Say what this machine or cluster can run, what is missing, and how to get it."""
     with _at_work("looking at this machine"):
-        from fedphd_ray.runtime.doctor import examine  # noqa: PLC0415
+        from fedphd_ray.doctor import examine  # noqa: PLC0415
 
         findings = list(examine())
     healthy = True

@@ -20,7 +20,7 @@ from fedphd_ray.runtime.start import Needs, shared_actors
 from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:
-    from fedphd_ray.runtime.actor_pool import ActorPool
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 Say = Callable[[str], None]
 NO_SPECIALS = str.maketrans(":={} ", "_____")  # labels may hold overrides, folder names should not

@@ -15,16 +15,16 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.local_training import LocalConfig
+from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
-from fedphd_ray.runtime.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
 from fedphd_ray.runtime.experiment import Experiment, ServerConfig
-from fedphd_ray.runtime.failures import FailureConfig
-from fedphd_ray.runtime.faults import Fault, FaultScript
-from fedphd_ray.runtime.placement import RuntimeConfig
-from fedphd_ray.runtime.prune import pruned_shapes
+from fedphd_ray.runtime.policy.failures import FailureConfig
+from fedphd_ray.runtime.policy.faults import Fault, FaultScript
+from fedphd_ray.runtime.policy.placement import RuntimeConfig
+from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD

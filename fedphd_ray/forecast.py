@@ -16,10 +16,10 @@ from fedphd_ray.diffusion.export import export_stock
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.federation.links import Link, Message, model_bytes
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
+from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import EdgeStatistics, RoundPlan
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.prune import pruned_shapes
 from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Layout

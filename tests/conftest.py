@@ -18,7 +18,7 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from fedphd_ray.runtime.actor_pool import ActorPool
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 
 # The same examples every time: what a change breaks is what it broke. `make soak` looks for new ones.
@@ -78,8 +78,8 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
     """Ten client hosts that share one GPU (a tenth each), and edge servers, for all federations of the session."""
-    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.placement import RuntimeConfig  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
+    from fedphd_ray.runtime.policy.placement import RuntimeConfig  # noqa: PLC0415
 
     with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
         pool.ensure(10, 2)

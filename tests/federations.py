@@ -9,13 +9,13 @@ from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import Kind, Transfer
-from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.start import start_backend
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
 

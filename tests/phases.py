@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedphd_ray.federation.local_training import LocalTrainer
-from fedphd_ray.runtime.checkpoint import Checkpoints
-from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.edge_server import EdgeServer
 from fedphd_ray.runtime.evaluation import Evaluator
-from fedphd_ray.runtime.ray_round import RayRound
+from fedphd_ray.runtime.on_ray.round import RayRound
+from fedphd_ray.runtime.storage.checkpoint import Checkpoints
+from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 _AT_THE_CLOUD: dict[str, tuple[type, str]] = {
     "cloud aggregation": (Cloud, "_server_step"),

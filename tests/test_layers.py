@@ -35,6 +35,8 @@ GROUND = {
     "yaml_files",
     "__init__",
 }
+ROOMS = {"policy": 0, "workers": 1, "storage": 2, "on_ray": 2, "driver": 3}
+"""Of the runtime; its own files are the driver's. Storage and Ray must not know one another."""
 BLIND = {"data", "diffusion", "pruning"}
 """Rooms of one layer that must not know one another."""
 
@@ -89,11 +91,26 @@ def test_imports_point_down(path: Path) -> None:
         )
 
 
+def runtime_room(parts: tuple[str, ...]) -> str:
+    return parts[1] if len(parts) > 2 else "driver"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name(path).startswith("runtime/")], ids=name)
+def test_rooms_of_the_runtime_point_down(path: Path) -> None:
+    own = runtime_room(path.relative_to(PACKAGE).parts)
+    for module in imports(path):
+        target = tuple(module.split("."))[1:]
+        if target[:1] != ("runtime",) or not PACKAGE.joinpath(*target).with_suffix(".py").is_file():
+            continue
+        other = runtime_room(target)
+        assert ROOMS[other] < ROOMS[own] or other == own, f"{name(path)} ({own}) imports {module} ({other})"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_ray_and_torch_pruning_have_one_home(path: Path) -> None:
     top = {module.split(".")[0] for module in imports(path)}
     if "ray" in top:
-        assert name(path).startswith("runtime/") or name(path) == "cli.py"
+        assert name(path).startswith("runtime/on_ray/")
     if "torch_pruning" in top:
         assert name(path) == "pruning/groups.py"
 

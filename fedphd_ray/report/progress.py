@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedphd_ray.diffusion.quality import QualityReport, in_words
 from fedphd_ray.report import text
-from fedphd_ray.runtime.failures import first_line
+from fedphd_ray.runtime.policy.failures import first_line
 from fedphd_ray.runtime.progress import RoundRecord
 
 PLAIN_LINE_SECONDS = 5.0

@@ -7,15 +7,15 @@ from pathlib import Path
 from fedphd_ray.diffusion.unet import parameter_shapes
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.checkpoint import Checkpoints
+from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.manifest import Frame
 from fedphd_ray.runtime.progress import MetricsFile
-from fedphd_ray.runtime.prune import pruned_shapes
-from fedphd_ray.runtime.seals import LedgerSeal, Seal
-from fedphd_ray.runtime.state import RunState
-from fedphd_ray.runtime.storage import open_storage
+from fedphd_ray.runtime.storage.checkpoint import Checkpoints
+from fedphd_ray.runtime.storage.manifest import Frame
+from fedphd_ray.runtime.storage.places import open_storage
+from fedphd_ray.runtime.storage.seals import LedgerSeal, Seal
+from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.workers.backend import Backend
 
 Say = Callable[[str], None]
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.aggregation import fold_by_name, weighted_models, weights_by_part
+from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, Transfer
-from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.runtime.exchange import down_to_edges, sent_in_vain, statistics_to_cohort, up_from_edges
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.failures import require_quorum
 from fedphd_ray.runtime.observer import Observer, RoundTrace
-from fedphd_ray.runtime.prune import plan_pruning
-from fedphd_ray.runtime.state import RunState, keep_all
+from fedphd_ray.runtime.policy.failures import require_quorum
 from fedphd_ray.runtime.stopwatch import Stopwatch
+from fedphd_ray.runtime.storage.state import RunState, keep_all
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor

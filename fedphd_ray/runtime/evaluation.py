@@ -16,8 +16,8 @@ from fedphd_ray.diffusion.features import default_cache_dir, load_feature_networ
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.records import Payload
-from fedphd_ray.runtime.backend import Backend, Handle
-from fedphd_ray.runtime.client_host import SampleChunk
+from fedphd_ray.runtime.workers.backend import Backend, Handle
+from fedphd_ray.runtime.workers.client_host import SampleChunk
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, with_private_parts
 from fedphd_ray.tensors import as_numpy, as_tensor

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.records import Payload, RoundPlan, Transfer
-from fedphd_ray.runtime.backend import EdgeOutcome
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.workers.backend import EdgeOutcome
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import CLOUD, Hop, client_name
 

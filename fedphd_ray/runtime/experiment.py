@@ -18,12 +18,12 @@ from fedphd_ray.federation.server_optimizer import ServerOptimizer
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
-from fedphd_ray.runtime.checkpoint import CheckpointConfig
-from fedphd_ray.runtime.client_host import HostSetup
 from fedphd_ray.runtime.evaluation import EvaluationConfig
-from fedphd_ray.runtime.failures import FailureConfig
-from fedphd_ray.runtime.faults import FaultScript
-from fedphd_ray.runtime.placement import Demand, RuntimeConfig
+from fedphd_ray.runtime.policy.failures import FailureConfig
+from fedphd_ray.runtime.policy.faults import FaultScript
+from fedphd_ray.runtime.policy.placement import Demand, RuntimeConfig
+from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
+from fedphd_ray.runtime.workers.client_host import HostSetup
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology

@@ -11,13 +11,13 @@ import torch
 from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import EdgeReport, Payload, RoundPlan, Transfer
-from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.checkpoint import Checkpoints
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.progress import Reporter, round_record
-from fedphd_ray.runtime.state import RunState
 from fedphd_ray.runtime.stopwatch import Stopwatch
+from fedphd_ray.runtime.storage.checkpoint import Checkpoints
+from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.strategies.base import KEPT_PARTS
 
 

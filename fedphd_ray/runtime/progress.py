@@ -12,7 +12,7 @@ from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import read_regular, read_text, write_whole
 from fedphd_ray.records import EdgeReport, RoundPlan
-from fedphd_ray.runtime.seals import MOST_BYTES, FileSeal
+from fedphd_ray.runtime.storage.seals import MOST_BYTES, FileSeal
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 from fedphd_ray.errors import RunFailedError, StateLostError, UserError
 from fedphd_ray.files import refuse_links, write_whole
 from fedphd_ray.memory import peak_memory_bytes
-from fedphd_ray.runtime.backend import Backend
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
-from fedphd_ray.runtime.locks import locked, one_run_per_process
 from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.progress import Reporter, Reporters
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
-from fedphd_ray.runtime.spilling import SpillingBackend
 from fedphd_ray.runtime.start import start_backend
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
+from fedphd_ray.runtime.storage.spilling import SpillingBackend
+from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.workers.backend import Backend
 
 if TYPE_CHECKING:
-    from fedphd_ray.runtime.actor_pool import ActorPool
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 Say = Callable[[str], None]
 

@@ -19,7 +19,7 @@ from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
-from fedphd_ray.runtime.state import RunState
+from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
 

@@ -11,16 +11,16 @@ from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.memory import keep_freed_memory
-from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.device import require_compiler, this_machine
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.local_backend import LocalBackend
-from fedphd_ray.runtime.placement import RuntimeConfig, decide, store_size
-from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.runtime.on_ray.environment import prepare_environment
+from fedphd_ray.runtime.policy.placement import RuntimeConfig, decide, store_size
+from fedphd_ray.runtime.workers.backend import Backend
+from fedphd_ray.runtime.workers.device import require_compiler, this_machine
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 from fedphd_ray.threads import torch_threads
 
 if TYPE_CHECKING:
-    from fedphd_ray.runtime.actor_pool import ActorPool
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 Say = Callable[[str], None]
 
@@ -46,17 +46,17 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
             return
         actors = stack.enter_context(shared_actors([Needs.of(experiment)], say)) if pool is None else pool
         assert actors is not None
-        from fedphd_ray.runtime import ray_session  # noqa: PLC0415
-        from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
+        from fedphd_ray.runtime.on_ray import session  # noqa: PLC0415
+        from fedphd_ray.runtime.on_ray.backend import RayBackend  # noqa: PLC0415
 
         model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
-        if warning := ray_session.require_store(
+        if warning := session.require_store(
             experiment.dataset.images.nbytes + 4 * model_bytes, experiment.store_bytes(_model_bytes(experiment))
         ):
             say(f"warning: {warning}")
         if path is not None and "://" not in path:
-            ray_session.require_visible(Path(path))
-        placement = decide(experiment.runtime, ray_session.cluster_nodes(), experiment.demand(model_bytes))
+            session.require_visible(Path(path))
+        placement = decide(experiment.runtime, session.cluster_nodes(), experiment.demand(model_bytes))
         if pool is None:  # who shares actors is told once, by whoever started them
             say(f"placement: {placement.reason}")
         yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)
@@ -87,8 +87,8 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
         return
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
-    from fedphd_ray.runtime.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_session import ray_session  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.session import ray_session  # noqa: PLC0415
 
     store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
     with (

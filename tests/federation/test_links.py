@@ -13,11 +13,11 @@ from fedphd_ray.federation.codecs import Codec, Encoded
 from fedphd_ray.federation.links import Counts, Link, Marks, Parameters
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, LocalOrder, PartialUpdate, Payload
-from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.local_backend import LocalBackend
-from fedphd_ray.runtime.placement import Placement
-from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
+from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 from fedphd_ray.strategies.parts import Part
 from fedphd_ray.tensors import Layout, as_tensor
 from fedphd_ray.topology import Hop

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from fedphd_ray.diffusion.process import load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.errors import ModelFileError
+from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.cloud import Cloud  # noqa: F401 - pickle users of the runtime are loaded before pickle is forbidden
-from fedphd_ray.runtime.prune import plan_pruning
 from fedphd_ray.runtime.run_directory import save_model
 
 

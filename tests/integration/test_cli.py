@@ -225,7 +225,7 @@ def test_doctor_finds_this_machine_healthy() -> None:
 )
 def test_addresses_where_no_cluster_is_are_refused_at_once(address: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedphd_ray.errors import ResourceError  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_session import require_reachable  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.session import require_reachable  # noqa: PLC0415
 
     with pytest.raises(ResourceError, match=words):
         require_reachable(address)

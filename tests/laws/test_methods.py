@@ -10,12 +10,12 @@ from federations import FLAT, METHODS, federate, method, reference, shapes, tiny
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.records import LocalOrder, Payload
-from fedphd_ray.runtime.checkpoint import Checkpoints
-from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.observer import Observer
-from fedphd_ray.runtime.storage import LocalStorage
+from fedphd_ray.runtime.storage.checkpoint import Checkpoints
+from fedphd_ray.runtime.storage.places import LocalStorage
+from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 from fedphd_ray.strategies import AnyStrategy, FedPhD, Strategy
 from fedphd_ray.tensors import Layout, as_tensor, digest
 

@@ -3,9 +3,9 @@
 import pytest
 from federations import METHODS, federate, method, reference, shapes
 
-from fedphd_ray.runtime.actor_pool import ActorPool
-from fedphd_ray.runtime.placement import Placement
-from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
 
 PLACEMENTS = {
     "two shared hosts": Placement(2, dedicated=False, reason=""),

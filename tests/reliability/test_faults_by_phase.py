@@ -22,7 +22,7 @@ from processes import command_line
 from fedphd_ray.config import load_config
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.run_directory import Summary
 
 ROUND = 2

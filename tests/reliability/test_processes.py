@@ -76,7 +76,7 @@ def test_a_server_of_rays_that_dies_ends_the_run_with_a_message(server: str, tmp
     assert f"error: a server of Ray's own on this machine ({server.partition('/')[0]}) has died; `fedphd resume" in err
 
 
-HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.locks import locked\n"
+HOLDER = "import sys, time; from pathlib import Path; from fedphd_ray.runtime.storage.locks import locked\n"
 HOLDER += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
 
 

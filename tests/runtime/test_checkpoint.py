@@ -16,13 +16,13 @@ from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.ledger import Ledger, read_ledger
 from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.checkpoint import CheckpointConfig, Checkpoints
 from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import read_lines
 from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.runtime.storage import ArrowStorage, LocalStorage, Storage, open_storage
+from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig, Checkpoints
+from fedphd_ray.runtime.storage.places import ArrowStorage, LocalStorage, Storage, open_storage
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 
 EVERY_ROUND = {"checkpoint": {"every": 1, "keep": 2}}
 

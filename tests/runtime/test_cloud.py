@@ -14,12 +14,12 @@ from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.federation.schedule import Schedule
 from fedphd_ray.records import LocalOrder, Payload
-from fedphd_ray.runtime.client_host import ClientHost
 from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.local_backend import LocalBackend
 from fedphd_ray.runtime.observer import Observer
-from fedphd_ray.runtime.placement import Placement
-from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
+from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 from fedphd_ray.strategies import FedPhD
 from fedphd_ray.tensors import Layout
 

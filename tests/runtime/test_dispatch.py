@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.records import Block
-from fedphd_ray.runtime.dispatch import HostTimes, Unit, assign, balanced, runs, single_clients, sums_of, whole_blocks
+from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, assign, balanced, runs, single_clients, sums_of, whole_blocks
 
 BLOCKS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3)
 """Per edge, the sizes of its blocks."""

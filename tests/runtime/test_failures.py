@@ -11,11 +11,11 @@ from phases import record
 
 from fedphd_ray.errors import ConfigError, RunFailedError
 from fedphd_ray.records import ClientReport
-from fedphd_ray.runtime.actor_pool import ActorPool
-from fedphd_ray.runtime.dispatch import Unit
-from fedphd_ray.runtime.failures import FailureConfig, after_a_death, least_updates, require_quorum
-from fedphd_ray.runtime.placement import Placement
-from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.dispatch import Unit
+from fedphd_ray.runtime.policy.failures import FailureConfig, after_a_death, least_updates, require_quorum
+from fedphd_ray.runtime.policy.placement import Placement
 
 NAME = "fedphd with kept moments"
 

@@ -11,10 +11,10 @@ import yaml
 from federations import federate, method, shapes
 
 from fedphd_ray.diffusion.unet import build_unet
-from fedphd_ray.runtime.actor_pool import ActorPool
-from fedphd_ray.runtime.device import claim_device
-from fedphd_ray.runtime.placement import Placement
-from fedphd_ray.runtime.ray_backend import RayBackend
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
+from fedphd_ray.runtime.workers.device import claim_device
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,7 +3,7 @@
 import pytest
 
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.placement import Demand, Node, RuntimeConfig, decide, store_size
+from fedphd_ray.runtime.policy.placement import Demand, Node, RuntimeConfig, decide, store_size
 
 LAPTOP = Node(cpus=8, gpus=0, memory_bytes=16 * 2**30)
 DEMAND = Demand(num_clients=20, clients_per_round=5, model_bytes=3_000_000)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, blind_blocks, build_unet, initial_state, parameter_shapes
 from fedphd_ray.errors import ConfigError, PruningError, UserError
+from fedphd_ray.federation.prune import groups_of, pruned_shapes
 from fedphd_ray.pruning.groups import ChannelGroup
 from fedphd_ray.pruning.plan import kept_per_block, largest_ratio, uniform_plan
-from fedphd_ray.runtime.prune import groups_of, pruned_shapes
 from fedphd_ray.tensors import Layout
 
 

@@ -17,7 +17,7 @@ def outcome(program: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-PREPARE = "import os; from fedphd_ray.runtime.ray_environment import prepare_environment as p; p(); e = os.environ; "
+PREPARE = "import os; from fedphd_ray.runtime.on_ray.environment import prepare_environment as p; p(); e = os.environ; "
 
 
 def test_a_session_of_its_own_has_a_token_that_is_never_the_same() -> None:
@@ -41,9 +41,9 @@ import os, sys, time
 if sys.argv[1] == "before":
     import ray
 from pathlib import Path
-from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.runtime.on_ray.environment import prepare_environment
 prepare_environment()
-from fedphd_ray.runtime.ray_session import ray_session
+from fedphd_ray.runtime.on_ray.session import ray_session
 with ray_session("sockets", 0):
     import ray
     assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1

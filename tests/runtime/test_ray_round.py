@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.records import Block, EdgeReport, LocalOrder
-from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask
-from fedphd_ray.runtime.calls import TICK_SECONDS, Wires
-from fedphd_ray.runtime.dispatch import HostTimes, single_clients, whole_blocks
-from fedphd_ray.runtime.failures import FailureConfig
-from fedphd_ray.runtime.faults import FaultScript
-from fedphd_ray.runtime.ray_round import RayRound, RoundRules
+from fedphd_ray.runtime.on_ray.calls import TICK_SECONDS, Wires
+from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
+from fedphd_ray.runtime.policy.dispatch import HostTimes, single_clients, whole_blocks
+from fedphd_ray.runtime.policy.failures import FailureConfig
+from fedphd_ray.runtime.policy.faults import FaultScript
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask
 from fedphd_ray.strategies import FedAvg
 
 VALUES = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)

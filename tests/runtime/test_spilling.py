@@ -8,9 +8,9 @@ from federations import METHODS, federate, method, reference
 from safetensors import SafetensorError
 
 from fedphd_ray.records import ClientState
-from fedphd_ray.runtime.local_backend import LocalBackend
-from fedphd_ray.runtime.spilling import SpillingBackend, StateFile
-from fedphd_ray.runtime.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.storage.spilling import SpillingBackend, StateFile
+from fedphd_ray.runtime.storage.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.workers.local_backend import LocalBackend
 
 KEEPING = [name for name in METHODS if method(name).build().host_setup().keeps_states]
 

@@ -17,7 +17,7 @@ from processes import EVERY_ROUND, NAME, command_line, environment, fedphd, proc
 from fedphd_ray.config import load_config
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.topology import Hop
 
 pytestmark = pytest.mark.soak
@@ -75,8 +75,8 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
     }
     config = method(NAME, **sections)
     expected = federate(config)
-    from fedphd_ray.runtime.placement import Placement  # noqa: PLC0415
-    from fedphd_ray.runtime.ray_backend import RayBackend  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.backend import RayBackend  # noqa: PLC0415
+    from fedphd_ray.runtime.policy.placement import Placement  # noqa: PLC0415
 
     chance, stopped, killed = random.Random(2025), threading.Event(), list[str]()
     with ActorPool(config.runtime) as pool:

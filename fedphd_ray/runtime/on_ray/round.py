@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedphd_ray.records import EdgeReport
-from fedphd_ray.runtime.actor_pool import Actor, Ref
-from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.calls import RAY, Actors, Call, Calls, Wires
-from fedphd_ray.runtime.dispatch import HostTimes, Unit, single_clients, sums_of
-from fedphd_ray.runtime.failures import FailureConfig, after_a_death
-from fedphd_ray.runtime.faults import FaultScript, kill_this_process
+from fedphd_ray.runtime.on_ray.actor_pool import Actor, Ref
+from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires
+from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, single_clients, sums_of
+from fedphd_ray.runtime.policy.failures import FailureConfig, after_a_death
+from fedphd_ray.runtime.policy.faults import FaultScript, kill_this_process
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.topology import client_name
 
 IN_FLIGHT_PER_HOST = 2  # one trains, one waits in the actor's queue: no gap between units

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from fedphd_ray.errors import UserError
 from fedphd_ray.records import EdgeStatistics
-from fedphd_ray.runtime.seals import Seal
+from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.tensors import Shape
 
 SCHEMA = 6

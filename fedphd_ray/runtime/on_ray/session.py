@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
 from fedphd_ray.imports import trouble_with
-from fedphd_ray.runtime.placement import Node
-from fedphd_ray.runtime.ray_environment import FORMS_CLUSTERS
+from fedphd_ray.runtime.on_ray.environment import FORMS_CLUSTERS
+from fedphd_ray.runtime.policy.placement import Node
 from fedphd_ray.stopping import STOPPING, kill_descendants
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload
-from fedphd_ray.runtime.client_host import SampleChunk
+from fedphd_ray.runtime.workers.client_host import SampleChunk
 from fedphd_ray.strategies import Strategy
 
 Handle = object

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, EdgeStatistics, Kind, Payload
-from fedphd_ray.runtime.backend import Backend, Handle
+from fedphd_ray.runtime.workers.backend import Backend, Handle
 
 AT_ONCE = 32  # client states in memory beside the budget, where all of them are touched
 

@@ -6,7 +6,7 @@ import shutil
 import torch
 
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.placement import Node
+from fedphd_ray.runtime.policy.placement import Node
 
 
 def claim_device(gpu_share: float, *, deterministic: bool) -> torch.device:

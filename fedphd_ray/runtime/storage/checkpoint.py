@@ -18,12 +18,12 @@ from safetensors.numpy import load, save
 from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, Payload
-from fedphd_ray.runtime.backend import Backend
-from fedphd_ray.runtime.manifest import SCHEMA, ClientFile, EdgeFile, Frame, Manifest
-from fedphd_ray.runtime.seals import Seal
-from fedphd_ray.runtime.state import RunState, keep_all
-from fedphd_ray.runtime.state_files import from_bytes, to_bytes
-from fedphd_ray.runtime.storage import Storage
+from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, EdgeFile, Frame, Manifest
+from fedphd_ray.runtime.storage.places import Storage
+from fedphd_ray.runtime.storage.seals import Seal
+from fedphd_ray.runtime.storage.state import RunState, keep_all
+from fedphd_ray.runtime.storage.state_files import from_bytes, to_bytes
+from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name

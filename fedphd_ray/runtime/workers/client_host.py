@@ -28,9 +28,9 @@ from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Transfer
-from fedphd_ray.runtime.device import claim_device
-from fedphd_ray.runtime.failures import FailureConfig
-from fedphd_ray.runtime.faults import FaultScript, spoiled, strike_before_training
+from fedphd_ray.runtime.policy.failures import FailureConfig
+from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
+from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, named

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.records import ClientState, PartialUpdate, Payload
-from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
-from fedphd_ray.runtime.edge_server import EdgeServer
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 
 class LocalBackend:

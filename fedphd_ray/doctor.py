@@ -13,9 +13,9 @@ import torch
 
 from fedphd_ray.diffusion.features import default_cache_dir
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.device import compiler, this_machine
-from fedphd_ray.runtime.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
-from fedphd_ray.runtime.ray_environment import prepare_environment
+from fedphd_ray.runtime.on_ray.environment import prepare_environment
+from fedphd_ray.runtime.policy.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
+from fedphd_ray.runtime.workers.device import compiler, this_machine
 
 PACKAGES = ("ray", "torch", "diffusers", "torch-pruning", "torchmetrics", "pyarrow", "pydantic", "safetensors", "scikit-learn")
 GIB = 2**30
@@ -95,7 +95,7 @@ def _writable(what: str, path: Path, remedy: str) -> Finding:
 
 def _ray() -> Finding:
     prepare_environment()
-    from fedphd_ray.runtime.ray_session import cluster_nodes, ray_session  # noqa: PLC0415 - after its environment is set
+    from fedphd_ray.runtime.on_ray.session import cluster_nodes, ray_session  # noqa: PLC0415 - after its environment is set
 
     where = f"the cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "a session of its own"
     try:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
 from fedphd_ray.records import ClientReport, ClientState, PartialUpdate, Payload
-from fedphd_ray.runtime.actor_pool import ActorPool, Answer, Ref
-from fedphd_ray.runtime.backend import EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.client_host import HostSetup, SampleChunk
-from fedphd_ray.runtime.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
-from fedphd_ray.runtime.placement import Placement, RuntimeConfig
-from fedphd_ray.runtime.ray_round import RayRound, RoundRules
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool, Answer, Ref
+from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
+from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
+from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.client_host import HostSetup, SampleChunk
 
 
 class RayBackend:

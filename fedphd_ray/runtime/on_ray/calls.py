@@ -8,7 +8,7 @@ from typing import Protocol
 import ray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
-from fedphd_ray.runtime.actor_pool import Actor, Answer, Ref
+from fedphd_ray.runtime.on_ray.actor_pool import Actor, Answer, Ref
 
 TICK_SECONDS = 5.0  # how often deadlines are looked at while nothing arrives
 

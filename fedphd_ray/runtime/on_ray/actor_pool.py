@@ -16,11 +16,11 @@ from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.federation.aggregation import fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
-from fedphd_ray.runtime.client_host import ClientHost, HostSetup, SampleChunk
-from fedphd_ray.runtime.edge_server import EdgeServer
-from fedphd_ray.runtime.faults import kill_this_process
-from fedphd_ray.runtime.placement import RuntimeConfig
-from fedphd_ray.runtime.ray_session import require_imports
+from fedphd_ray.runtime.on_ray.session import require_imports
+from fedphd_ray.runtime.policy.faults import kill_this_process
+from fedphd_ray.runtime.policy.placement import RuntimeConfig
+from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 OnStart = Callable[[int, int, str], None]
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import ClientState, Payload
-from fedphd_ray.runtime.backend import Backend, EdgeOutcome, EdgeTask, Handle
-from fedphd_ray.runtime.client_host import SampleChunk
-from fedphd_ray.runtime.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
+from fedphd_ray.runtime.storage.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.client_host import SampleChunk
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What is decided about where clients are trained and what is done when something fails; pure."""

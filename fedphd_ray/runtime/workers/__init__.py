@@ -1,0 +1,1 @@
+"""What works: client hosts, edge servers, the protocol that the cloud drives them by, and their in-process twin."""
