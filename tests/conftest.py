@@ -26,11 +26,18 @@ settings.register_profile("steady", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which writes the groups into the names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes, all tests that need Ray run in one of them: there is one session."""
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The promise above is easily lost between versions of pytest and xdist, and then everything just takes twice as long."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("ray"):
+        assert item.nodeid.endswith("@ray"), "Ray tests are spread over processes"
 
 
 @pytest.fixture(scope="session", autouse=True)
