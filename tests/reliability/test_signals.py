@@ -156,7 +156,7 @@ def run_with(tmp_path: Path, wrap: Callable[[str], str], **env: str) -> "subproc
 def test_a_reader_that_goes_away_ends_the_progress_and_not_the_run(tmp_path: Path) -> None:
     done = run_with(tmp_path, lambda line: f"{line} | head -1")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
+    assert done.stderr == f"reading {tmp_path / 'config.yaml'}\n".encode()
     assert done.stdout.count(b"\n") == 1
     assert (tmp_path / "run/summary.json").exists()
 
