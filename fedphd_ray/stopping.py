@@ -49,9 +49,18 @@ class Stopping:
         former = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         threading.Thread(target=self._hear, args=(reader,), name="stop", daemon=True).start()
         self.listen()
+        others = sys.unraisablehook
+
+        def swallowed(what: "sys.UnraisableHookArgs") -> None:
+            """Where nothing can be raised (a finaliser, a hook of fork) Python prints a traceback; a stop is heard without it."""
+            if not isinstance(what.exc_value, Stopped):
+                others(what)
+
+        sys.unraisablehook = swallowed
         try:
             yield
         finally:
+            sys.unraisablehook = others
             if self._asked is None:
                 for number, handler in before.items():
                     signal.signal(number, handler)

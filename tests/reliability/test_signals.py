@@ -11,10 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from federations import method
 from processes import EVERY_ROUND, TESTS, environment, fedphd, wait_for, write_config
+
+from fedphd_ray.errors import Stopped
+from fedphd_ray.stopping import Stopping
 
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 LONG: dict[str, object] = {"schedule": {"rounds": 5000}, "pruning": {"round": 2500}}
@@ -191,6 +195,18 @@ def test_fifty_random_moments_of_a_run_on_ray(tmp_path: Path) -> None:
             assert said.count(f"stopped by {NAMES[number]}") == 1, said
         assert "Traceback" not in said, said
         assert seconds < 3.0, said
+
+
+def test_a_stop_that_python_cannot_raise_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a hook of fork, or in a finaliser; anything else that is swallowed there is still told."""
+    told: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", told.append)
+        with Stopping().signals():
+            for error in (Stopped("SIGHUP", 1), ValueError("something else")):
+                sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [str(what.exc_value) for what in told] == ["something else"]
+    assert not capsys.readouterr().err
 
 
 def test_two_runs_in_one_process_are_refused_at_once(tmp_path: Path) -> None:
