@@ -13,7 +13,7 @@ import typer
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
 from fedphd_ray.report.console import console as console_of
-from fedphd_ray.stopping import STOPPING
+from fedphd_ray.stopping import STOPPING, Hint
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -125,7 +125,7 @@ def compare(
 
         runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
-    with STOPPING.prepared(lambda: "the same command goes on where it was"):
+    with STOPPING.prepared(Hint("the same command goes on where it was")):
         entries = comparison.compare(
             runs,
             directory,
@@ -231,7 +231,7 @@ def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None, 
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
 
-    with STOPPING.prepared(lambda: _how_to_go_on(directory)), ConsoleProgress(console, experiment.schedule.rounds) as progress:
+    with STOPPING.prepared(_how_to_go_on(directory)), ConsoleProgress(console, experiment.schedule.rounds) as progress:
         progress.say(describe(experiment))
         if config_yaml is None:
             summary = runs.resume(experiment, directory, progress, progress.say, restart=restart)
@@ -241,7 +241,6 @@ def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None, 
     return summary
 
 
-def _how_to_go_on(directory: Path) -> str:
-    if not (directory / "run.json").exists():
-        return "no run was begun"
-    return f"`fedphd resume {directory}` goes on from the last checkpoint"
+def _how_to_go_on(directory: Path) -> Hint:
+    text = f"`fedphd resume {directory}` goes on from the last checkpoint"
+    return Hint(text, file=str(directory.absolute() / "run.json"), otherwise="no run was begun")

@@ -9,12 +9,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from fedphd_ray.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 2.0  # `ray job stop` kills after three
 SHOW_CURSOR = "\x1b[?25h"
+
+
+class Hint(NamedTuple):
+    """How to go on after a stop, as data: a process beside this one may have to say it."""
+
+    text: str
+    file: str = ""
+    """Where one is named, `text` holds once that file is there."""
+    otherwise: str = ""
+    """Said before."""
+
+    def __str__(self) -> str:
+        return self.text if not self.file or Path(self.file).exists() else self.otherwise
 
 
 class Stopping:
@@ -29,7 +43,7 @@ class Stopping:
         self._asked: Stopped | None = None
         self._ending = threading.Lock()
         self._writer = -1
-        self._hints: list[Callable[[], str]] = []
+        self._hints: list[Hint] = []
         self._clean_ups: list[Callable[[], None]] = []
 
     @property
@@ -74,8 +88,13 @@ class Stopping:
             for number in SIGNALS:
                 signal.signal(number, self._interrupt)
 
+    @property
+    def hint(self) -> Hint:
+        """The innermost hint; empty words where there is none."""
+        return self._hints[-1] if self._hints else Hint("")
+
     @contextlib.contextmanager
-    def prepared(self, hint: Callable[[], str] | None = None, clean_up: Callable[[], None] | None = None) -> Iterator[None]:
+    def prepared(self, hint: Hint | None = None, clean_up: Callable[[], None] | None = None) -> Iterator[None]:
         """What to say, and what to clean up, if the process is asked to stop within."""
         hints, clean_ups = [hint] if hint else [], [clean_up] if clean_up else []
         self._hints += hints
@@ -91,7 +110,7 @@ class Stopping:
         """Ends the process: one message, everything that it started ended, nothing left. From any thread; never returns."""
         if not self._ending.acquire(blocking=False):
             time.sleep(10 * GRACE_SECONDS)  # another thread is at it
-        hint = next((text for each in reversed(self._hints) if (text := each())), "")
+        hint = str(self.hint)
         cursor = SHOW_CURSOR if os.isatty(2) else ""
         with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
             sys.stdout.flush()

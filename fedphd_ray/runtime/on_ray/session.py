@@ -6,10 +6,13 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import ray
 from ray._private import ray_constants
@@ -17,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
 from fedphd_ray.imports import trouble_with
+from fedphd_ray.runtime.on_ray import witness
 from fedphd_ray.runtime.on_ray.environment import FORMS_CLUSTERS
 from fedphd_ray.runtime.policy.placement import Node
 from fedphd_ray.stopping import STOPPING, kill_descendants
@@ -43,7 +47,7 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
     if address := os.environ.get("RAY_ADDRESS"):
         require_reachable(address)
         elsewhere = tempfile.gettempdir()
-        with _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING), elsewhere):
+        with witnessed(), _connected(lambda: ray.init(namespace=namespace, logging_level=logging.WARNING), elsewhere):
             yield
         return
     # Ray reads this while it is imported, which may have been before its environment was prepared.
@@ -66,10 +70,29 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
     try:
-        with STOPPING.prepared(clean_up=clean_up), _connected(start, directory), _watched_servers():
+        with STOPPING.prepared(clean_up=clean_up), witnessed(directory), _connected(start, directory), _watched_servers():
             yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def witnessed(directory: str = "") -> Iterator[None]:
+    """Where this process ends within, and cannot say why, another says it, and removes the session's directory."""
+    command = [sys.executable, "-I", "-S", witness.__file__, *STOPPING.hint, directory]
+    # In a session of its own: what a terminal sends to the driver (Ctrl-C) is not meant for it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:  # noqa: S603 - our own
+        stdin = cast(IO[bytes], process.stdin)
+
+        def farewell() -> None:
+            os.write(stdin.fileno(), witness.FAREWELL)
+
+        try:
+            with STOPPING.prepared(clean_up=farewell):
+                yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                farewell()
 
 
 @contextlib.contextmanager
