@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError, UserError
@@ -251,11 +251,13 @@ class RoundFigures(BaseModel):
     version: int
     local_steps: int
     num_images: int
-    bytes_by_hop: dict[Hop, int]
+    bytes_by_hop: dict[Annotated[str, Field(pattern="^[a-z0-9]+_to_[a-z0-9]+$")], int]
 
     def moved(self, *, cloud: bool) -> int:
         """Bytes over the cloud's link, or over the clients' links (in a flat federation they are the same)."""
-        return sum(num for hop, num in self.bytes_by_hop.items() if (hop.touches_cloud if cloud else hop.touches_client))
+        return sum(
+            num for hop, num in self.bytes_by_hop.items() if (Hop(hop).touches_cloud if cloud else Hop(hop).touches_client)
+        )
 
 
 class QualityFigures(BaseModel):

@@ -80,6 +80,14 @@ class Config(Section):
                 found="one",
                 remedy="take runtime.backend: ray, or another kind of fault",
             )
+        above = self.hierarchy.topology().servers[self.hierarchy.num_edges or 1 :]
+        if unknown := sorted({fault.node for fault in self.faults if fault.node is not None} - {*above}):
+            raise ConfigError(
+                "faults",
+                expected=f"a node above the edges: {', '.join(above) or 'there is none in this tree'}",
+                found=", ".join(unknown),
+                remedy="an edge server is meant by `edge: 0`",
+            )
 
     def _check_cohort(self) -> None:
         if self.schedule.clients_per_round > self.data.num_clients:

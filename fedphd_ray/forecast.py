@@ -132,7 +132,7 @@ class _Traffic:
             self._held.append(Holdings(model, strategy.parts(layout), version, beside, num_channels if version else 0))
         counts = np.zeros(experiment.population.num_classes, np.int64)
         self._counts = counts if strategy.shares_label_statistics else None
-        self._bytes: dict[Hop, int] = defaultdict(int)
+        self._bytes: dict[str, int] = defaultdict(int)
         self._with_state: set[int] = set()
         self._owed: set[int] = set()
         self._version = 1 if experiment.pruning.mode == "at_init" else 0
@@ -149,27 +149,27 @@ class _Traffic:
             for edge in schedule.topology.aggregators:
                 clients = [client for client, chosen in plan.edge_of.items() if chosen == edge]
                 edges[edge] = edges[edge].merge(population.label_counts[clients].sum(axis=0))
-            if plan.syncs:
+            if plan.levels_sending:
                 edges = [edge.reset() for edge in edges]
-                syncs += 1
+            syncs += plan.syncs
             if plan.prunes:
                 self._version, self._owed = 1, set(self._with_state)
-        return {hop.value: self._bytes[hop] for hop in Hop if hop in self._bytes}, syncs
+        return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, syncs
 
     def _count(self, plan: RoundPlan) -> None:
         topology, held = self._experiment.topology, self._held[self._version]
-        cohort, edges = plan.edge_of, topology.num_edges
+        cohort, tiers = plan.edge_of, topology.tiers
         beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
-        if plan.starts_cycle:
-            self._add(Hop.CLOUD_TO_EDGE, edges, held.to_edge(first=plan.round == 1, owed=bool(self._owed)))
+        for level, tier in enumerate(tiers[: plan.levels_given]):
+            self._add(topology.down(level), tier.nodes, held.to_child(first=plan.round == 1, owed=bool(self._owed)))
         self._add(topology.to_client, len(cohort) * len(topology.aggregators), statistics(self._counts))
         for (known, owed), times in Counter((client in self._with_state, client in self._owed) for client in cohort).items():
             self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
         for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():
             reported = named(held.parts, names)
             self._add(topology.from_client, times, upload(held.model, reported, held.version, beside, self._counts))
-        if plan.syncs:
-            self._add(Hop.EDGE_TO_CLOUD, edges, held.to_cloud(self._counts))
+        for level, tier in enumerate(tiers[: plan.levels_sending]):
+            self._add(topology.up(level), tier.nodes, held.to_parent(self._counts))
         self._owed -= set(cohort)
         if self._experiment.local.keeps_moments or self._experiment.strategy.keeps_state:
             self._with_state |= set(cohort)

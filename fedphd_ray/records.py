@@ -1,7 +1,7 @@
 """Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class EdgeStatistics:
-    """What an edge has seen since the last synchronisation, as label counts: they add up exactly, and give Q_e and N_e.
+    """What a node has seen since it sent its model up last, as label counts: they add up exactly, and give Q_e and N_e.
 
     Attributes:
         label_counts: int64 [num_classes], over all updates aggregated since the last synchronisation.
@@ -109,8 +109,22 @@ class EdgeStatistics:
             steps=self.steps + report.mean_steps,
         )
 
+    def after_merge(self, children: Sequence["EdgeStatistics"]) -> "EdgeStatistics":
+        """Everything after a node has merged the models of its children: it has seen what they have."""
+        own = self.merge(np.sum([child.label_counts for child in children], axis=0))
+        samples = sum(child.num_samples for child in children)
+        steps = sum(child.num_samples * child.steps for child in children) / samples if samples else 0.0
+        counted = [self.part_weights, *(child.part_weights for child in children)]
+        return replace(
+            own,
+            last_samples=sum(child.last_samples for child in children if child.num_samples) or self.last_samples,
+            weight=self.weight + sum(child.weight for child in children),
+            part_weights=tuple(map(sum, zip(*(weights for weights in counted if weights), strict=True))),
+            steps=self.steps + steps,
+        )
+
     def reset(self) -> "EdgeStatistics":
-        """After a synchronisation: Q_e uniform, N_e = 0; n_e stays (specs of the authors' protocol)."""
+        """After its model was sent up: Q_e uniform, N_e = 0; n_e stays (specs of the authors' protocol)."""
         return EdgeStatistics(np.zeros_like(self.label_counts), self.last_samples)
 
     def reported(self, part: int) -> float:
@@ -142,16 +156,18 @@ class RoundPlan:
         round: 1 for the first.
         edge_of: client -> edge, in the order of client ids.
         blocks: the reduction tree, edge by edge.
-        syncs: the round ends with an aggregation at the cloud.
+        levels_given: how many levels of the tree, from below, are given their parents' models at its beginning.
+        levels_sending: how many levels, from below, send their models to their parents at its end.
+        syncs: the round ends with an aggregation at the cloud: all levels send.
         prunes: the cloud model is pruned after that.
-        starts_cycle: the edges receive the cloud's model at its beginning.
         reported_parts: client -> names of the parts of the model it sends back; a client not in it sends all that travel.
     """
 
     round: int
     edge_of: dict[int, int]
     blocks: tuple[Block, ...]
-    starts_cycle: bool
+    levels_given: int
+    levels_sending: int
     syncs: bool
     prunes: bool
     reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)

@@ -89,5 +89,5 @@ def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
     from fedphd_ray.runtime.policy.placement import RuntimeConfig  # noqa: PLC0415
 
     with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
-        pool.ensure(10, 2)
+        pool.ensure(10, ("edge/0", "edge/1"))
         yield pool

@@ -38,12 +38,14 @@ class Ledger:
 
     Args:
         directory: where Parquet parts go; None keeps rows in memory (forecasts, tests).
+        hops: in the order in which their totals are told; others come after them.
         rows_per_part: so many are written without being asked for, so that memory does not grow with the rounds.
     """
 
-    def __init__(self, directory: Path | None = None, rows_per_part: int = 100_000) -> None:
+    def __init__(self, directory: Path | None = None, hops: Sequence[Hop] = (), rows_per_part: int = 100_000) -> None:
         assert tuple(SCHEMA.names) == COLUMNS
         self._directory = directory
+        self._hops = hops
         self._rows_per_part = rows_per_part
         self._batches: list[pa.RecordBatch] = []
         self._bytes_by_hop: dict[str, int] = defaultdict(int)
@@ -53,7 +55,7 @@ class Ledger:
         """Adds a round's rows and returns their bytes by hop."""
         added: dict[str, int] = defaultdict(int)
         for transfer in transfers:
-            added[transfer.hop.value] += transfer.num_bytes
+            added[transfer.hop] += transfer.num_bytes
         columns = [pa.array([row[at] for row in transfers], field.type) for at, field in enumerate(SCHEMA)]
         self._batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
         if transfers and self._directory is not None and sum(batch.num_rows for batch in self._batches) >= self._rows_per_part:
@@ -64,8 +66,9 @@ class Ledger:
 
     @property
     def bytes_by_hop(self) -> dict[str, int]:
-        """Bytes per hop since the beginning of the run, in the order of `Hop`."""
-        return {hop.value: self._bytes_by_hop[hop.value] for hop in Hop if hop.value in self._bytes_by_hop}
+        """Bytes per hop since the beginning of the run."""
+        told = [hop for hop in self._hops if hop in self._bytes_by_hop]
+        return {str(hop): self._bytes_by_hop[hop] for hop in dict.fromkeys([*told, *self._bytes_by_hop])}
 
     @property
     def unwritten(self) -> pa.Table:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fedphd_ray.federation.links import Content, Counts, Marks, Message, Parameters
 from fedphd_ray.federation.update import Update
-from fedphd_ray.records import Kind
+from fedphd_ray.records import Kind, Payload
+from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, shared
+from fedphd_ray.tensors import as_tensor
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,19 @@ class Holdings:
     beside: Mapping[Kind, Tensor] = field(default_factory=dict)
     plan_channels: int = 0
 
-    def to_edge(self, *, first: bool, owed: bool) -> Message:
-        """From the cloud, at the start of a cycle.
+    @classmethod
+    def of(cls, payload: Payload, strategy: Strategy, plan_channels: int) -> "Holdings":
+        """Of a node that holds a payload."""
+        return cls(
+            model=as_tensor(payload.vector),
+            parts=strategy.parts(payload.layout),
+            version=payload.version,
+            beside={name: as_tensor(vector) for name, vector in payload.beside.items()},
+            plan_channels=plan_channels,
+        )
+
+    def to_child(self, *, first: bool, owed: bool) -> Message:
+        """From a node to those below it that aggregate too, at the start of a cycle.
 
         Args:
             first: of the run.
@@ -52,8 +65,8 @@ class Holdings:
         """
         return self._model(shared(self.parts) if known else self.parts) | self._plan(owed=owed)
 
-    def to_cloud(self, label_counts: NDArray[np.int64] | None) -> Message:
-        """From an edge, at a synchronisation; with what it has seen, for methods that share that."""
+    def to_parent(self, label_counts: NDArray[np.int64] | None) -> Message:
+        """From a node to its parent, when its period is full; with what it has seen, for methods that share that."""
         return self._model(shared(self.parts)) | statistics(label_counts)
 
     def _model(self, parts: Sequence[Part]) -> dict[Kind, Content]:

@@ -1,15 +1,19 @@
 """Round plans: who takes part, on which edge, in which block, and what happens at the end of the round. Pure."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from fedphd_ray.errors import ConfigError
 from fedphd_ray.population import Population
 from fedphd_ray.records import Block, EdgeStatistics, RoundPlan
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
-from fedphd_ray.topology import Topology
+from fedphd_ray.topology import CLIENT, CLOUD, Tier, Topology
 
 
 class ScheduleConfig(Section):
@@ -27,16 +31,80 @@ class ScheduleConfig(Section):
     block_size: PositiveInt = 5
 
 
+class TierConfig(Section):
+    """One tier of aggregators.
+
+    Attributes:
+        name: of the tier, and so of its nodes (`region/0`) and links (`edge_to_region`).
+        nodes: how many there are.
+        period: its nodes send their models to their parents after every so many aggregations of their own. An edge aggregates
+            every round; any other node when its children have sent.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$", max_length=20)]
+    nodes: PositiveInt
+    period: PositiveInt = 1
+
+
 class HierarchyConfig(Section):
-    """The tiers.
+    """The tree between clients and cloud.
 
     Attributes:
         num_edges: edge servers, M; 0 makes the federation flat: clients speak with the cloud itself.
         cloud_period: the cloud aggregates every so many rounds, r_g.
+        tiers: the same and more, from the edges upwards; the two above follow from them then. null is one tier, `edge`, of
+            `num_edges` nodes and period `cloud_period`.
     """
 
     num_edges: NonNegativeInt = 2
     cloud_period: PositiveInt = 5
+    tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_from_tiers(cls, values: Any) -> Any:
+        tiers = values.get("tiers") if isinstance(values, Mapping) else None
+        if not isinstance(tiers, list | tuple):
+            return values
+        listed = dict(values) | {"tiers": tuple(tiers)}  # what comes from here may be no list, to pydantic's strict mode
+        try:
+            read = [TierConfig.model_validate(tier) for tier in tiers]
+        except ValueError:
+            return listed  # refused, with a better word, when the field is read
+        follow = {"num_edges": read[0].nodes, "cloud_period": math.prod(tier.period for tier in read)} if read else {}
+        return follow | listed
+
+    @model_validator(mode="after")
+    def _one_tree(self) -> Self:
+        if self.tiers is None:
+            return self
+        names = [tier.name for tier in self.tiers]
+        if len({*names, CLIENT, CLOUD}) < len(names) + 2:
+            expected = f"names that differ, and none of them {CLIENT} or {CLOUD}"
+            raise ConfigError("hierarchy.tiers", expected=expected, found=", ".join(names))
+        if any(above.nodes > below.nodes for below, above in pairwise(self.tiers)):
+            raise ConfigError(
+                "hierarchy.tiers",
+                expected="no more nodes in a tier than in the one below it: every node has a child",
+                found=", ".join(f"{tier.nodes} of {tier.name}" for tier in self.tiers),
+                remedy="list the tiers from the edges upwards",
+            )
+        stated = (self.num_edges, self.cloud_period)
+        follow = (self.tiers[0].nodes, math.prod(tier.period for tier in self.tiers))
+        if stated != follow:
+            raise ConfigError(
+                "hierarchy.tiers",
+                expected=f"a tree of num_edges: {stated[0]} and cloud_period: {stated[1]}, which are given beside it",
+                found=f"one of num_edges: {follow[0]} and cloud_period: {follow[1]}",
+                remedy="leave these two out: they follow from the tiers",
+            )
+        return self
+
+    def topology(self) -> Topology:
+        """The tree as the rest of the program knows it."""
+        if self.tiers is not None:
+            return Topology(tuple(Tier(tier.name, tier.nodes, tier.period) for tier in self.tiers))
+        return Topology((Tier("edge", self.num_edges, self.cloud_period),) if self.num_edges else ())
 
 
 class Schedule:
@@ -51,16 +119,20 @@ class Schedule:
 
     def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_round: int = 0) -> None:
         self.rounds = config.rounds
-        self.topology = Topology(hierarchy.num_edges)
+        self.topology = hierarchy.topology()
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
-        self._period = hierarchy.cloud_period
         self._prune_round = prune_round
         self._seed = seed
 
-    def syncs(self, round: int) -> bool:
-        """Whether round `round` ends at the cloud: (r mod r_g) = 0 with rounds counted from 1, so that nothing is thrown away."""
-        return round % self._period == 0 or round in (self._prune_round, self.rounds)
+    def sends_up(self, round: int) -> int:
+        """How many levels send their models up after a round.
+
+        A level does where its periods are full, (r mod r_g) = 0 with rounds counted from 1; all do before the cloud prunes and
+        after the last round, so that nothing is thrown away.
+        """
+        everything = round in (self._prune_round, self.rounds)
+        return self.topology.depth if everything else self.topology.sends_up(round)
 
     def plan(self, round: int, strategy: Strategy, population: Population, edges: Sequence[EdgeStatistics]) -> RoundPlan:
         """The plan of round `round`, given what the edges have seen until the end of the round before."""
@@ -74,8 +146,9 @@ class Schedule:
             round=round,
             edge_of=edge_of,
             blocks=self._blocks(edge_of),
-            starts_cycle=round == 1 or self.syncs(round - 1),
-            syncs=self.syncs(round),
+            levels_given=self.topology.depth if round == 1 else self.sends_up(round - 1),
+            levels_sending=self.sends_up(round),
+            syncs=self.sends_up(round) == self.topology.depth,
             prunes=round == self._prune_round,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )

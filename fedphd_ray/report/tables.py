@@ -19,8 +19,8 @@ def describe(experiment: Experiment) -> str:
     strategy, hierarchy, pruning = experiment.strategy, experiment.hierarchy, experiment.pruning
     name = str(strategy.model_dump().get("name", type(strategy).__name__))
     often = "every round" if hierarchy.cloud_period == 1 else f"every {hierarchy.cloud_period} rounds"
-    edges = {0: "no edges", 1: "1 edge"}.get(hierarchy.num_edges, f"{hierarchy.num_edges} edges")
-    tiers = f"{edges}, the cloud {often}"
+    tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
+    tree = f"{', '.join(tiers)}, the cloud {often}"
     asked = f"{text.percent(pruning.ratio)} of the channels"
     cut = {
         "none": "not pruned",
@@ -28,7 +28,7 @@ def describe(experiment: Experiment) -> str:
         "prune": f"pruned after round {pruning.round} ({asked})",
         "sparse_then_prune": f"sparse training, pruned after round {pruning.round} ({asked})",
     }
-    return f"{name}: {tiers}; {cut[pruning.mode]}"
+    return f"{name}: {tree}; {cut[pruning.mode]}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:

@@ -33,7 +33,7 @@ class Books:
         self._directory = directory
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self.metrics = MetricsFile(directory)
-        self.ledger = Ledger(directory / "ledger")
+        self.ledger = Ledger(directory / "ledger", experiment.topology.hops)
         storage = open_storage(experiment.checkpoint.path or str(directory / "checkpoints"))
         self.checkpoints = Checkpoints(storage, experiment.checkpoint, run, self._seal, _frame(experiment))
 
@@ -110,7 +110,7 @@ def _frame(experiment: Experiment) -> Frame:
         shapes.append(dict(pruned_shapes(spec, experiment.pruning.ratio).by_name))
     return Frame(
         shapes=tuple(shapes),
-        num_edges=len(experiment.topology.aggregators),
+        sizes=experiment.topology.sizes,
         num_classes=experiment.population.num_classes,
         num_clients=experiment.population.num_clients,
         rounds=experiment.schedule.rounds,

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.aggregation import fold_by_name, weighted_models, weights_by_part
+from fedphd_ray.federation.merge import MergeOrder, merged, send_up, sent_up_in_vain
 from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, Transfer
-from fedphd_ray.runtime.exchange import down_to_edges, sent_in_vain, statistics_to_cohort, up_from_edges
+from fedphd_ray.runtime.exchange import hand_down, sent_in_vain, statistics_to_cohort
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.policy.failures import require_quorum
 from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.state import RunState, keep_all
-from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle, MergeTask
 from fedphd_ray.strategies.base import Aggregate
-from fedphd_ray.strategies.homogeneity import homogeneity_score
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 from fedphd_ray.topology import Topology, client_name
 
@@ -49,13 +48,13 @@ class Cloud:
         state = initial_state(experiment.spec, experiment.seed)
         layout = Layout.of(state)
         model = Payload(as_numpy(layout.flatten(state)), layout, version=0)
-        edges = len(experiment.topology.aggregators)
+        nothing_seen = EdgeStatistics.empty(experiment.population.num_classes)
         run = RunState(
             round=0,
             model=model,
             ema=model if experiment.server.ema_decay else None,
-            edge_models=(),
-            edge_statistics=(EdgeStatistics.empty(experiment.population.num_classes),) * edges,
+            models=((),) * experiment.topology.depth,
+            statistics=tuple((nothing_seen,) * nodes for nodes in experiment.topology.sizes),
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
         if experiment.pruning.mode == "at_init":
@@ -64,7 +63,10 @@ class Cloud:
         return run
 
     def run(self, state: RunState) -> RunState:
-        """All rounds that are left. Clients train at their edges; every r_g rounds the cloud aggregates; once, it prunes."""
+        """All rounds that are left. Clients train at their edges; every r_g rounds the cloud aggregates; once, it prunes.
+
+        Between edges and cloud there may be more tiers, each with a period of its own.
+        """
         experiment = self._experiment
         while state.round < experiment.schedule.rounds:
             with self._watch("round"):
@@ -75,25 +77,24 @@ class Cloud:
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
                 sent += sent_in_vain(experiment, state, plan.round, outcomes)
                 sent += [row for outcome in outcomes for row in outcome.report.transfers]
-                state, homogeneity = self._collect(state, outcomes)
-                if plan.syncs:
-                    state, rows = self._synchronise(state, outcomes)
+                state = self._collect(state, outcomes)
+                seen = state.edge_statistics
+                for level in range(plan.levels_sending):
+                    merge = self._synchronise if level + 1 == experiment.topology.depth else self._merge
+                    state, rows = merge(state, level, outcomes)
                     sent += rows
                 if plan.prunes:
                     state = self._prune(state)
             reports = tuple(outcome.report for outcome in outcomes)
-            self._observer.observe(state, RoundTrace(plan, reports, homogeneity, sent, self._watch.lap()))
+            self._observer.observe(state, RoundTrace(plan, reports, seen, sent, self._watch.lap()))
         return state
 
     def _hand_down(self, state: RunState, plan: RoundPlan) -> tuple[RunState, list[Transfer]]:
-        """After a synchronisation the edges are given the cloud's model; one object where all hold the same, whoever reads it."""
+        """After models were sent up, those who sent are given what came of it."""
         sent = statistics_to_cohort(self._experiment, state, plan)
-        if state.edge_models and not plan.starts_cycle:
-            return state, sent
         with self._watch("transfer"):
-            payloads, rows = down_to_edges(self._experiment, state, plan.round)
-            handles = {id(payload): self._backend.put(payload) for payload in {id(each): each for each in payloads}.values()}
-        return replace(state, edge_models=tuple(handles[id(payload)] for payload in payloads)), rows + sent
+            models, rows = hand_down(self._experiment, self._backend, state, plan.round)
+        return replace(state, models=models), rows + sent
 
     def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
         """One task per edge that somebody chose."""
@@ -115,15 +116,15 @@ class Cloud:
                     plan_channels=state.plan_channels,
                     plan_owed=state.plan_owed.intersection(clients),
                 )
-                tasks.append(EdgeTask(edge, state.edge_models[edge], blocks, order, experiment.strategy, states))
+                tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states))
         return tasks
 
-    def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, dict[int, float]]:
-        """The state after the edges' aggregation, and each edge's homogeneity. An edge nobody chose keeps its model."""
+    def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
+        """The state after the edges' aggregation. An edge nobody chose keeps its model."""
         topology = self._experiment.topology
         reports = [report for outcome in outcomes for report in outcome.report.reports]
         require_quorum(self._experiment.failures, state.round + 1, reports)
-        models, statistics = list(state.edge_models), list(state.edge_statistics)
+        models, statistics = list(state.models[0]), list(state.edge_statistics)
         new_states: dict[int, Handle] = {}
         failures, took_part = list(state.failures), set()
         for outcome in outcomes:
@@ -137,53 +138,84 @@ class Cloud:
             }
             took_part |= {report.client for report in outcome.report.reports}
             failures += _failures(state.round + 1, topology.aggregator_name(edge), outcome.report.reports)
-        classes = self._experiment.population.num_classes
-        homogeneity = {
-            edge: homogeneity_score(seen.distribution, [1 / classes] * classes) for edge, seen in enumerate(statistics)
-        }
-        new = replace(
+        return replace(
             state,
             round=state.round + 1,
-            edge_models=tuple(models),
-            edge_statistics=tuple(statistics),
+            models=(tuple(models), *state.models[1:]),
+            statistics=(tuple(statistics), *state.statistics[1:]),
             client_states=self._backend.keep_states(_renewed(state.client_states, new_states)),
             state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
         )
-        return new, homogeneity
 
-    def _synchronise(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
-        """Aggregates the edges at the cloud, lets the server step, and clears the edges' models and statistics."""
+    def _merge(self, state: RunState, level: int, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
+        """The nodes above a level merge its models, each those of its children, and will hand down what comes of it."""
+        above = level + 1
+        tasks = []
+        for node, base in enumerate(state.models[above]):
+            order = self._order(state, level, node)
+            children = tuple(state.models[level][child] for child in order.children)
+            tasks.append(MergeTask(order, base, children, self._experiment.strategy))
+        with self._watch("aggregate"):
+            merges = self._backend.merge(tasks)
+        seen = tuple(own.after_merge(task.order.statistics) for own, task in zip(state.statistics[above], tasks, strict=True))
+        new = _sent_up(state, level)
+        new = replace(
+            new,
+            models=(*new.models[:above], tuple(merge.model for merge in merges), *new.models[above + 1 :]),
+            statistics=(*new.statistics[:above], seen, *new.statistics[above + 1 :]),
+        )
+        strategy, codec = self._experiment.strategy, self._experiment.codec
+        rows = []
+        for task, merge in zip(tasks, merges, strict=True):
+            rows += sent_up_in_vain(task.order, state.model, merge.lost, strategy, self._experiment.topology, codec) + merge.rows
+        return new, rows
+
+    def _synchronise(self, state: RunState, level: int, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
+        """Aggregates the highest tier at the cloud, and lets the server step."""
         experiment = self._experiment
         with self._watch("transfer"):
-            payloads = [self._backend.get_payload(handle) for handle in state.edge_models]
-            arrived, sent = up_from_edges(experiment, state, state.round, payloads)
+            order = self._order(state, level, 0)
+            payloads = [self._backend.get_payload(handle) for handle in state.models[level]]
+            arrived, sent = send_up(order, payloads, experiment.strategy, experiment.topology, experiment.codec)
         with self._watch("aggregate"):
-            vector, kept = self._server_step(state, arrived, sum(outcome.report.weight for outcome in outcomes))
+            vector, kept = self._server_step(state, order, arrived, sum(outcome.report.weight for outcome in outcomes))
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
-            state,
+            _sent_up(state, level),
             syncs=state.syncs + 1,
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
             server=_arrays(kept),
-            edge_models=(),
-            edge_statistics=tuple(edge.reset() for edge in state.edge_statistics),
         )
         return new, sent
 
-    def _server_step(self, state: RunState, arrived: Sequence[Payload], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cloud's next model [num_params] from the edges', and what it keeps beside it."""
+    def _order(self, state: RunState, level: int, node: int) -> MergeOrder:
+        """To a node over nodes of a level."""
         experiment = self._experiment
-        weights = experiment.strategy.edge_weights(state.edge_statistics, experiment.population)
-        parts = experiment.strategy.parts(state.model.layout)
-        base, models = as_tensor(state.model.vector), [as_tensor(payload.vector) for payload in arrived]
-        beside = fold_by_name([payload.beside for payload in arrived], [1] * len(arrived))
+        return MergeOrder.of(
+            experiment.topology,
+            experiment.strategy,
+            experiment.population,
+            state.statistics[level],
+            round=state.round,
+            level=level,
+            node=node,
+            plan_channels=state.plan_channels,
+        )
+
+    def _server_step(
+        self, state: RunState, order: MergeOrder, arrived: Sequence[Payload], weight: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cloud's next model [num_params] from its children's, and what it keeps beside it."""
+        experiment = self._experiment
+        mean = merged(order, state.model, arrived, experiment.strategy)
+        base = as_tensor(state.model.vector)
         aggregate = Aggregate(
             base=base,
-            mean=weighted_models(base, models, parts, weights_by_part(state.edge_statistics, weights, len(parts))),
-            beside={name: as_tensor(vector) for name, vector in beside.items()},
+            mean=as_tensor(mean.vector),
+            beside={name: as_tensor(vector) for name, vector in mean.beside.items()},
             weight=weight,
             num_clients=experiment.population.num_clients,
         )
@@ -193,7 +225,7 @@ class Cloud:
             step, moments = optimizer.step(vector - base, server)
             vector, kept = base + step, kept | moments
         if not math.isfinite(float(vector.sum())):
-            raise RunFailedError(_not_finite(state.round, experiment.topology, models, weights))
+            raise RunFailedError(_not_finite(experiment.topology, order, arrived))
         return vector, kept
 
     def _prune(self, state: RunState) -> RunState:
@@ -232,14 +264,27 @@ def _average(ema: Payload | None, vector: Tensor, decay: float, count: int) -> P
     return replace(ema, vector=as_numpy(torch.lerp(as_tensor(ema.vector), vector, share)))
 
 
-def _not_finite(round: int, topology: Topology, models: Sequence[Tensor], weights: NDArray[np.float64]) -> str:
+def _not_finite(topology: Topology, order: MergeOrder, arrived: Sequence[Payload]) -> str:
     """Whose models, with what weights, made a model that is not finite."""
-    edges = [
-        f"{topology.aggregator_name(edge)}: weight {weight:g}, its model is "
-        + ("finite" if math.isfinite(float(model.sum())) else "not finite")
-        for edge, (model, weight) in enumerate(zip(models, weights, strict=True))
+    senders = [
+        f"{topology.name(order.level, child)}: weight {weight:g}, its model is "
+        + ("finite" if math.isfinite(float(as_tensor(payload.vector).sum())) else "not finite")
+        for child, payload, weight in zip(order.children, arrived, order.weights, strict=True)
     ]
-    return f"round {round}: the aggregated model is not finite ({'; '.join(edges)}); lower the learning rates"
+    return f"round {order.round}: the aggregated model is not finite ({'; '.join(senders)}); lower the learning rates"
+
+
+def _sent_up(state: RunState, level: int) -> RunState:
+    """A level has sent its models up: it holds none, and has seen nothing since."""
+    return replace(
+        state,
+        models=(*state.models[:level], (), *state.models[level + 1 :]),
+        statistics=(
+            *state.statistics[:level],
+            tuple(node.reset() for node in state.statistics[level]),
+            *state.statistics[level + 1 :],
+        ),
+    )
 
 
 def _arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""What goes between the cloud and its edges, and what clients were sent in vain. The rest is where clients are trained."""
+"""What goes down the tree before clients are trained, and what clients were sent in vain. The rest is where it is worked on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,45 +11,45 @@ from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.records import Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import RunState
-from fedphd_ray.runtime.workers.backend import EdgeOutcome
-from fedphd_ray.tensors import as_numpy, as_tensor
-from fedphd_ray.topology import CLOUD, Hop, client_name
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
+from fedphd_ray.tensors import as_numpy
+from fedphd_ray.topology import client_name
 
 
-def down_to_edges(experiment: Experiment, state: RunState, round: int) -> tuple[list[Payload], list[Transfer]]:
-    """What each aggregator holds at the start of a cycle. In a flat federation that is the cloud, and nothing is sent."""
-    topology, model = experiment.topology, state.broadcast(experiment.strategy.server_sends)
-    if topology.flat:
-        return [model], []
-    held = _holdings(experiment, state, model)
-    message = held.to_edge(first=round == 1, owed=bool(state.plan_owed))
-    payloads, rows = [], []
-    for edge in topology.aggregators:
-        link = Link(round, Hop.CLOUD_TO_EDGE, CLOUD, topology.aggregator_name(edge), experiment.codec)
-        arrived = link.send(message)
-        same = arrived.model is held.model
-        beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
-        payloads.append(model if same else replace(model, vector=as_numpy(arrived.model), beside=beside))
-        rows += arrived.rows
-    return payloads, rows
+def hand_down(
+    experiment: Experiment, backend: Backend, state: RunState, round: int
+) -> tuple[tuple[tuple[Handle, ...], ...], list[Transfer]]:
+    """The models of all nodes, those that held none given their parents', and the rows of the ledger for that.
+
+    Where nothing is lost on the way all hold one object, whoever reads it. In a flat federation the node is the cloud itself.
+    """
+    topology, models, rows = experiment.topology, list(state.models), []
+    sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
+    message = Holdings.of(sized, experiment.strategy, state.plan_channels).to_child(first=round == 1, owed=bool(state.plan_owed))
+    for level in reversed(range(topology.depth)):
+        if models[level]:
+            continue
+        above = models[level + 1] if level + 1 < topology.depth else (backend.put(sized),)
+        given = []
+        for index in range(topology.sizes[level]):
+            held = above[topology.parent(level, index)]
+            if not topology.flat:
+                source = topology.name(level + 1, topology.parent(level, index))
+                link = Link(round, topology.down(level), source, topology.name(level, index), experiment.codec)
+                rows += link.rows(message)
+                held = held if experiment.codec.exact else _sent(experiment, backend, state, link, held, first=round == 1)
+            given.append(held)
+        models[level] = tuple(given)
+    return tuple(models), rows
 
 
-def up_from_edges(
-    experiment: Experiment, state: RunState, round: int, payloads: Sequence[Payload]
-) -> tuple[list[Payload], list[Transfer]]:
-    """What the edges hold, as it reaches the cloud at a synchronisation."""
-    topology = experiment.topology
-    if topology.flat:
-        return list(payloads), []
-    arrived, rows = [], []
-    for edge, payload in zip(topology.aggregators, payloads, strict=True):
-        link = Link(round, Hop.EDGE_TO_CLOUD, topology.aggregator_name(edge), CLOUD, experiment.codec)
-        message = _holdings(experiment, state, payload).to_cloud(_shared_counts(experiment, state, edge))
-        delivery = link.send(message)
-        beside = {name: as_numpy(vector) for name, vector in delivery.beside.items()}
-        arrived.append(replace(payload, vector=as_numpy(delivery.model), beside=beside))
-        rows += delivery.rows
-    return arrived, rows
+def _sent(experiment: Experiment, backend: Backend, state: RunState, link: Link, held: Handle, *, first: bool) -> Handle:
+    """What of a model arrives over a link."""
+    payload = backend.get_payload(held)
+    holdings = Holdings.of(payload, experiment.strategy, state.plan_channels)
+    arrived = link.send(holdings.to_child(first=first, owed=bool(state.plan_owed)))
+    beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
+    return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside))
 
 
 def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:
@@ -68,7 +68,8 @@ def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPla
 
 def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: Sequence[EdgeOutcome]) -> list[Transfer]:
     """What clients received whose host died before it could say so."""
-    held = _holdings(experiment, state, state.broadcast(experiment.strategy.server_sends))
+    model: Payload = state.broadcast(experiment.strategy.server_sends)
+    held = Holdings.of(model, experiment.strategy, state.plan_channels)
     topology = experiment.topology
     rows = []
     for outcome in outcomes:
@@ -77,17 +78,6 @@ def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: 
             link = Link(round, topology.to_client, source, client_name(client), experiment.codec, attempt)
             rows += link.rows(held.to_client(known=client in state.client_states, owed=client in state.plan_owed))
     return rows
-
-
-def _holdings(experiment: Experiment, state: RunState, payload: Payload) -> Holdings:
-    """Of a node that holds a payload."""
-    return Holdings(
-        model=as_tensor(payload.vector),
-        parts=experiment.strategy.parts(payload.layout),
-        version=payload.version,
-        beside={name: as_tensor(vector) for name, vector in payload.beside.items()},
-        plan_channels=state.plan_channels,
-    )
 
 
 def _shared_counts(experiment: Experiment, state: RunState, edge: int) -> NDArray[np.int64] | None:

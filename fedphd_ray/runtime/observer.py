@@ -10,7 +10,7 @@ import torch
 
 from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.records import EdgeReport, Payload, RoundPlan, Transfer
+from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.progress import Reporter, round_record
@@ -23,11 +23,11 @@ from fedphd_ray.strategies.base import KEPT_PARTS
 
 @dataclass(frozen=True)
 class RoundTrace:
-    """What happened in a round: its plan, the edges' reports, their homogeneity, all transfers, and seconds by phase."""
+    """What happened in a round: its plan, the edges' reports, what they had seen by then, all transfers, and seconds by phase."""
 
     plan: RoundPlan
     reports: tuple[EdgeReport, ...]
-    homogeneity: dict[int, float]
+    seen: tuple[EdgeStatistics, ...]
     transfers: Sequence[Transfer]
     seconds: dict[str, float]
 
@@ -113,7 +113,7 @@ class Observer:
             seconds = trace.seconds | self._watch.lap()
             reports, slots = trace.reports, self._backend.slots
             replaced = self._backend.take_replacements()
-            record = round_record(trace.plan, state.model.version, reports, trace.homogeneity, moved, seconds, slots, replaced)
+            record = round_record(trace.plan, state.model.version, reports, trace.seen, moved, seconds, slots, replaced)
             self._reporter.on_round(record, quality)
         if self._checkpoints is not None and self._checkpoints.due(state.round, last):
             with self._watch("checkpoint"):

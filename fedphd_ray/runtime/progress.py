@@ -11,8 +11,9 @@ from typing import Protocol
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import read_regular, read_text, write_whole
-from fedphd_ray.records import EdgeReport, RoundPlan
+from fedphd_ray.records import EdgeReport, EdgeStatistics, RoundPlan
 from fedphd_ray.runtime.storage.seals import MOST_BYTES, FileSeal
+from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def round_record(
     plan: RoundPlan,
     version: int,
     reports: Sequence[EdgeReport],
-    homogeneity: Mapping[int, float],
+    seen: Sequence[EdgeStatistics],
     bytes_by_hop: Mapping[str, int],
     seconds: Mapping[str, float],
     slots: int,
     replacements: Sequence[str],
 ) -> RoundRecord:
-    """The record of a round from its plan, its edges' reports, the driver's seconds by phase, and what was replaced."""
+    """The record of a round: from its plan, its edges' reports and statistics, seconds by phase, and what was replaced."""
     clients = [client for report in reports for client in report.reports]
     good = [client for client in clients if not client.failure]
     steps = sum(client.num_steps for client in good)
@@ -82,7 +83,7 @@ def round_record(
         local_steps=steps,
         num_images=sum(client.num_images for client in good),
         participants=plan.edge_of,
-        homogeneity=dict(homogeneity),
+        homogeneity={edge: homogeneity_score(own.distribution, uniform(len(own.distribution))) for edge, own in enumerate(seen)},
         bytes_by_hop=dict(bytes_by_hop),
         version=version,
         round_seconds=seconds["round"],

@@ -14,7 +14,7 @@ from pydantic import Field
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.strategies.base import Strategy
-from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities
+from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities, uniform
 
 Images = Annotated[float, Field(ge=0, le=1e15)]  # far beyond any data set, and no sum of them overflows
 
@@ -71,8 +71,3 @@ class FedPhD(Strategy):
         return cloud_weights(
             samples, [edge.distribution for edge in edges], uniform(population.num_classes), balance, self.offset
         )
-
-
-def uniform(num_classes: int) -> NDArray[np.float64]:
-    """q*, the target distribution [num_classes]."""
-    return np.full(num_classes, 1.0 / num_classes)

@@ -17,6 +17,11 @@ def homogeneity_score(distribution: ArrayLike, target: ArrayLike) -> float:
     return 2.0 - float(np.linalg.norm(np.asarray(distribution, dtype=np.float64) - np.asarray(target, dtype=np.float64)))
 
 
+def uniform(num_classes: int) -> NDArray[np.float64]:
+    """q*, the target distribution [num_classes]."""
+    return np.full(num_classes, 1.0 / num_classes)
+
+
 def merge_distribution(
     edge_distribution: ArrayLike, edge_samples: float, client_distribution: ArrayLike, client_samples: float
 ) -> NDArray[np.float64]:

@@ -14,13 +14,13 @@ from fedphd_ray.topology import Hop
 
 def rows(round: int) -> list[Transfer]:
     model = {Kind.MODEL: Parameters.whole(torch.zeros(100), 0)}
-    down = [row for name in ("client/1", "client/2") for row in Link(round, Hop.EDGE_TO_CLIENT, "edge/1", name).rows(model)]
+    down = [row for name in ("client/1", "client/2") for row in Link(round, Hop("edge_to_client"), "edge/1", name).rows(model)]
     counts = {Kind.STATISTICS: Counts(np.zeros(10, np.int64))}
-    return down + Link(round, Hop.CLIENT_TO_EDGE, "client/1", "edge/1").rows(counts)
+    return down + Link(round, Hop("client_to_edge"), "client/1", "edge/1").rows(counts)
 
 
 def test_sizes() -> None:
-    link = Link(1, Hop.EDGE_TO_CLIENT, "edge/1", "client/1")
+    link = Link(1, Hop("edge_to_client"), "edge/1", "client/1")
     model = Parameters.whole(torch.empty(701_345, device="meta"), 0)
     assert [row.num_bytes for row in link.rows({Kind.MODEL: model, Kind.STATISTICS: Counts(np.zeros(10, np.int64))})] == [
         2_805_380,

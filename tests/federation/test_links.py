@@ -47,14 +47,14 @@ HEAD, TAIL = Part("head", (slice(0, 1), slice(3, 4))), Part("tail", (slice(1, 3)
 
 def test_an_exact_codec_hands_over_what_it_was_given() -> None:
     vector = torch.arange(4.0)
-    delivery = Link(1, Hop.EDGE_TO_CLOUD, "edge/0", "cloud").send({Kind.MODEL: Parameters.whole(vector, 0)})
+    delivery = Link(1, Hop("edge_to_cloud"), "edge/0", "cloud").send({Kind.MODEL: Parameters.whole(vector, 0)})
     assert delivery.model is vector
     (row,) = delivery.rows
     assert (row.codec, row.num_params, row.num_bytes) == ("float32", 4, 16)
 
 
 def test_what_travels_is_what_the_codec_makes_of_it() -> None:
-    link = Link(3, Hop.CLIENT_TO_EDGE, "client/1", "edge/0", halving(), attempt=2)
+    link = Link(3, Hop("client_to_edge"), "client/1", "edge/0", halving(), attempt=2)
     trained, initial, counts = torch.arange(4.0) + 10, torch.ones(4), np.array([3, 5])
     delivery = link.send(
         {
@@ -76,7 +76,7 @@ def test_what_travels_is_what_the_codec_makes_of_it() -> None:
 
 
 def test_entries_that_do_not_travel_are_left_alone() -> None:
-    delivery = Link(1, Hop.CLOUD_TO_EDGE, "cloud", "edge/0", halving()).send(
+    delivery = Link(1, Hop("cloud_to_edge"), "cloud", "edge/0", halving()).send(
         {Kind.MODEL: Parameters.of_parts(torch.arange(4.0), [TAIL], 0)}
     )
     assert delivery.model.tolist() == [0, 0.5, 1, 3]

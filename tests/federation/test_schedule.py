@@ -36,10 +36,10 @@ def test_every_client_of_the_cohort_is_in_one_block_of_its_edge(
 
 def test_synchronisations_lose_nothing() -> None:
     schedule = Schedule(ScheduleConfig(rounds=23), HierarchyConfig(cloud_period=5), seed=0, prune_round=12)
-    assert [round for round in range(1, 24) if schedule.syncs(round)] == [5, 10, 12, 15, 20, 23]
+    assert [round for round in range(1, 24) if schedule.sends_up(round)] == [5, 10, 12, 15, 20, 23]
     edges = [EdgeStatistics.empty(10)] * 2
     plans = [schedule.plan(round, FedPhD(), population(20), edges) for round in range(1, 24)]
-    assert [plan.round for plan in plans if plan.starts_cycle] == [1, 6, 11, 13, 16, 21]
+    assert [plan.round for plan in plans if plan.levels_given] == [1, 6, 11, 13, 16, 21]
     assert [plan.round for plan in plans if plan.prunes] == [12]
 
 

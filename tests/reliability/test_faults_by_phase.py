@@ -64,7 +64,7 @@ def require_same(summary: Summary, directory: Path) -> None:
 def test_an_actor_killed_in_any_phase_changes_no_bit(
     victim: str, phase: str, actor_pool: ActorPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    actors = actor_pool.hosts if victim == "host" else actor_pool.edges
+    actors = actor_pool.hosts if victim == "host" else actor_pool.servers
     pid = int(ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid()), timeout=60))
     config = CONFIG.model_copy(update={"runtime": CONFIG.runtime.model_copy(update={"backend": "ray"})})
 
@@ -85,7 +85,7 @@ def test_an_actor_killed_in_any_phase_changes_no_bit(
 
 def _make_whole(pool: ActorPool) -> None:
     """What died unnoticed is replaced for the tests that follow."""
-    for actor in [*pool.hosts[:2], *pool.edges[:2]]:
+    for actor in [*pool.hosts[:2], *pool.servers[:2]]:
         try:
             ray.get(actor.__ray_ready__.remote(), timeout=60)
         except ray.exceptions.RayActorError:

@@ -47,14 +47,14 @@ def test_dedicated_is_one_host_per_client_or_a_refusal_with_the_number() -> None
 def test_a_large_network_with_kept_moments_still_finds_room_for_hosts() -> None:
     """35.7 M parameters, 100 clients that keep moments: the store is capped, and what is left is what `plan` counts with."""
     memory, model = 24 * 2**30, 4 * 35_700_000
-    demand = Demand(num_clients=100, clients_per_round=4, model_bytes=model, num_edges=2, store_bytes=100 * 3 * model)
+    demand = Demand(num_clients=100, clients_per_round=4, model_bytes=model, num_servers=2, store_bytes=100 * 3 * model)
     store = store_size(demand.store_bytes, memory)
     assert store == memory // 4
     assert decide(RuntimeConfig(), [Node(2, 0, memory - store)], demand).num_hosts == 2
 
 
 def test_edges_take_memory_too() -> None:
-    demand = Demand(num_clients=4, clients_per_round=4, model_bytes=2**30, num_edges=0)
+    demand = Demand(num_clients=4, clients_per_round=4, model_bytes=2**30, num_servers=0)
     nodes = [Node(8, 0, 40 * 2**30)]
     without = decide(RuntimeConfig(), nodes, demand).num_hosts
-    assert decide(RuntimeConfig(), nodes, demand.model_copy(update={"num_edges": 3})).num_hosts < without
+    assert decide(RuntimeConfig(), nodes, demand.model_copy(update={"num_servers": 3})).num_hosts < without

@@ -47,7 +47,7 @@ def test_actors_that_find_no_place_are_told_of_at_the_deadline() -> None:
         ActorPool(RuntimeConfig(cpus_per_host=64, start_timeout_seconds=2)) as pool,
         pytest.raises(ResourceError, match="1 still waiting"),
     ):
-        pool.ensure(1, 0)
+        pool.ensure(1, ())
 
 
 @pytest.mark.ray
@@ -59,7 +59,7 @@ def test_who_waits_for_long_is_told_what_is_free(monkeypatch: pytest.MonkeyPatch
         ActorPool(RuntimeConfig(cpus_per_host=64, start_timeout_seconds=2), lambda *what: said.append(what)) as pool,
         pytest.raises(ResourceError, match="1 still waiting"),
     ):
-        pool.ensure(1, 0)
+        pool.ensure(1, ())
     assert said[0] == (0, 1, "")
     assert "CPUs" in said[1][2]
 
@@ -85,11 +85,11 @@ def test_hosts_and_edges_killed_in_mid_round_change_no_bit(actor_pool: ActorPool
     name = "fedphd with kept moments"
     config = method(name)
     backend = RayBackend(config.build().host_setup(), Placement(2, False, ""), config.runtime, actor_pool)
-    host, edge = process_of(actor_pool.hosts[0]), process_of(actor_pool.edges[0])
+    host, edge = process_of(actor_pool.hosts[0]), process_of(actor_pool.servers[0])
     outcome = federate(config, backend, reporter=Killer(victims={1: host, 2: edge}))
     assert outcome.sha256 == reference(name)
     assert len(outcome.records) == config.schedule.rounds
-    assert {process_of(actor_pool.hosts[0]), process_of(actor_pool.edges[0])}.isdisjoint({host, edge})
+    assert {process_of(actor_pool.hosts[0]), process_of(actor_pool.servers[0])}.isdisjoint({host, edge})
     assert len(actor_pool.replacements) == 2
     # What is sent again is marked, and nothing else is.
     assert first_sendings(outcome.transfers) == first_sendings(outcome_of(name).transfers)

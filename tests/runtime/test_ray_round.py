@@ -70,7 +70,7 @@ class World:
 
     def __init__(self, num_hosts: int, num_edges: int, seed: int = 0, deaths: int = 0) -> None:
         self.hosts = [Actor(self, f"host/{index}") for index in range(num_hosts)]
-        self.edges = [Actor(self, f"edge/{index}") for index in range(num_edges)]
+        self.servers = [Actor(self, f"edge/{index}") for index in range(num_edges)]
         self.chance, self.deaths = random.Random(seed), deaths
         self.values: dict[object, object] = {}
         self.failed: dict[object, Exception] = {}
@@ -84,7 +84,7 @@ class World:
     # What the pool does.
 
     def replace(self, actor: Actor, why: str) -> None:
-        for kind in (self.hosts, self.edges):
+        for kind in (self.hosts, self.servers):
             if actor in kind:
                 kind[kind.index(actor)] = Actor(self, actor.name)
                 self.replaced.append(why)
@@ -107,7 +107,7 @@ class World:
             self.clock += seconds
             return []
         while not (there := [ref for ref in refs if ref in self.values or ref in self.failed]):
-            busy = [actor for actor in [*self.hosts, *self.edges] if actor.calls]
+            busy = [actor for actor in [*self.hosts, *self.servers] if actor.calls]
             actor = self.chance.choice(busy)
             if self.deaths and self.chance.random() < 0.3:
                 self.deaths -= 1
@@ -138,7 +138,7 @@ class World:
     def _fold(self, actor, sizes, *partials):
         return [0.1, self._sum(sizes, partials)]
 
-    def _aggregate(self, actor, model, sizes, strategy, *partials):
+    def _aggregate(self, actor, edge, model, sizes, strategy, *partials):
         edge = int(actor.name.partition("/")[2])
         return [EdgeReport(edge, 0.0, (), np.zeros(2), (), (), 0.0, 0.0, 0.0), self._sum(sizes, partials)]
 

@@ -104,7 +104,7 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
     assert len(killed) >= 10
     assert outcome.sha256 == expected.sha256
     assert first_sendings(outcome.transfers) == first_sendings(expected.transfers)
-    again = [row for row in outcome.transfers if row.attempt and row.hop == Hop.EDGE_TO_CLIENT]
+    again = [row for row in outcome.transfers if row.attempt and row.hop == Hop("edge_to_client")]
     print(f"{len(again)} rows of second downloads", flush=True)
     assert again
     assert not outcome.state.failures

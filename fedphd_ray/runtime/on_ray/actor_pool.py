@@ -105,7 +105,8 @@ class ActorPool:
         self._on_start = on_start
         self._name = secrets.token_hex(4)  # names are for people; two pools in one namespace must not collide
         self.hosts: list[Actor] = []
-        self.edges: list[Actor] = []
+        self.servers: list[Actor] = []
+        self._names: list[str] = []  # of the servers
         self.replacements: list[str] = []
         self._told = 0
         self._starting: dict[Ref, Actor] = {}
@@ -120,13 +121,15 @@ class ActorPool:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def start(self, num_hosts: int, num_edges: int) -> None:
+    def start(self, num_hosts: int, servers: Sequence[str]) -> None:
         """Asks for what is missing, all at once, and does not wait."""
         hosts = [self._new_host(index) for index in range(len(self.hosts), num_hosts)]
-        edges = [self._new_edge(edge) for edge in range(len(self.edges), num_edges)]
+        self._names += servers[len(self._names) :]
+        named = self._names[len(self.servers) :]
+        new = [self._new_server(name) for name in named]
         self.hosts += hosts
-        self.edges += edges
-        self._starting |= {actor.__ray_ready__.remote(): actor for actor in [*hosts, *edges]}
+        self.servers += new
+        self._starting |= {actor.__ray_ready__.remote(): actor for actor in [*hosts, *new]}
 
     def begin(self, setup: HostSetup, num_hosts: int) -> list[Ref]:
         """Gives the first hosts a new run; what it returns is there when they have it."""
@@ -142,7 +145,7 @@ class ActorPool:
             RunFailedError: too many have died.
         """
         with self._lock:
-            if actor not in self.hosts and actor not in self.edges:
+            if actor not in self.hosts and actor not in self.servers:
                 return
             self.replacements.append(why)
             died, allowed = len(self.replacements), self._config.max_replacements
@@ -154,8 +157,8 @@ class ActorPool:
                 new = self.hosts[index] = self._new_host(index)
                 new.begin.remote(self._setup)
             else:
-                edge = self.edges.index(actor)
-                new = self.edges[edge] = self._new_edge(edge)
+                index = self.servers.index(actor)
+                new = self.servers[index] = self._new_server(self._names[index])
             self._awaited[new.__ray_ready__.remote()] = time.monotonic() + self._config.start_timeout_seconds
 
     def take_replacements(self) -> list[str]:
@@ -191,13 +194,17 @@ class ActorPool:
                     f"free: {_free_resources()}; the last death: {self.replacements[-1]}"
                 )
 
-    def ensure(self, num_hosts: int, num_edges: int) -> None:
+    def ensure(self, num_hosts: int, servers: Sequence[str]) -> None:
         """Starts what is missing, and waits until everything is ready.
+
+        Args:
+            num_hosts: so many at least.
+            servers: names of the nodes of the tree; in one that was started for a former run a node may have another's name.
 
         Raises:
             ResourceError: not all are ready before the deadline; all actors are given up then.
         """
-        self.start(num_hosts, num_edges)
+        self.start(num_hosts, servers)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -206,10 +213,11 @@ class ActorPool:
 
     def close(self) -> None:
         """Kills the actors."""
-        for actor in [*self.hosts, *self.edges]:
+        for actor in [*self.hosts, *self.servers]:
             ray.kill(actor)
         self.hosts.clear()
-        self.edges.clear()
+        self.servers.clear()
+        self._names.clear()
         self._starting.clear()
         self._awaited.clear()
 
@@ -218,10 +226,10 @@ class ActorPool:
         options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host, "name": self._unique(f"host/{index}")}
         return ray.remote(HostActor).options(**options).remote(index, self._name)
 
-    def _new_edge(self, edge: int) -> Actor:
-        """Edges wait and add; a CPU slot of their own would take one from training."""
-        options = {"num_cpus": 0, "name": self._unique(f"edge/{edge}")}
-        return ray.remote(EdgeServer).options(**options).remote(edge, self._config.threads_per_host)
+    def _new_server(self, name: str) -> Actor:
+        """Servers wait and add; a CPU slot of their own would take one from training."""
+        options = {"num_cpus": 0, "name": self._unique(name)}
+        return ray.remote(EdgeServer).options(**options).remote(name, self._config.threads_per_host)
 
     def _unique(self, name: str) -> str:
         self._started += 1

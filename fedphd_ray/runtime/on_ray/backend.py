@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
 from fedphd_ray.records import ClientReport, ClientState, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool, Answer, Ref
+from fedphd_ray.runtime.on_ray.merge import RayMerge
 from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
-from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
 from fedphd_ray.runtime.workers.client_host import HostSetup, SampleChunk
 
 
@@ -47,8 +48,8 @@ class RayBackend:
         )
         self._model_bytes = 0
         self._times = HostTimes(placement.num_hosts)
-        self._num_edges = len(setup.topology.aggregators)
-        pool.ensure(placement.num_hosts, self._num_edges)
+        self._num_servers = len(setup.topology.servers)
+        pool.ensure(placement.num_hosts, setup.topology.servers)
         deadline = time.monotonic() + config.start_timeout_seconds
         for host, begun in zip(list(pool.hosts), pool.begin(setup, placement.num_hosts), strict=False):
             try:
@@ -90,6 +91,11 @@ class RayBackend:
         deadline = time.monotonic() + self._config.round_timeout_seconds
         return RayRound(self._pool, tasks, self._queues(tasks), self._times, self._rules, deadline).run()
 
+    def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
+        """Each on its node's actor, where the models go without passing the driver."""
+        deadline = time.monotonic() + self._config.round_timeout_seconds
+        return RayMerge(self._pool, tasks, self._setup.topology, self._setup.codec, self._setup.faults, deadline).run()
+
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Spreads the chunks over the hosts; each chunk's noise is its own, so the images do not depend on where it is drawn."""
         deadline = time.monotonic() + self._config.round_timeout_seconds
@@ -112,7 +118,8 @@ class RayBackend:
     def peak_memory_bytes(self) -> int:
         """Sum over all actors of the largest resident size of each; shared memory counts in each. Those gone are left out."""
         refs = [
-            actor.peak_memory_bytes.remote() for actor in [*self._pool.hosts[: self.slots], *self._pool.edges[: self._num_edges]]
+            actor.peak_memory_bytes.remote()
+            for actor in [*self._pool.hosts[: self.slots], *self._pool.servers[: self._num_servers]]
         ]
         peaks, deadline = 0, time.monotonic() + 30
         for ref in refs:

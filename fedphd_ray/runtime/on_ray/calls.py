@@ -37,7 +37,7 @@ class Actors(Protocol):
     """What a round needs of `ActorPool`."""
 
     hosts: list[Actor]
-    edges: list[Actor]
+    servers: list[Actor]
 
     def replace(self, actor: Actor, why: str) -> None:
         """Puts another in the place of a dead one."""

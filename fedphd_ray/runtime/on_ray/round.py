@@ -226,7 +226,7 @@ class RayRound:
         return blocks
 
     def _add_up(self, edge: _Edge, sizes: list[int], partials: list[Ref]) -> None:
-        actor, name = self._pool.edges[edge.task.edge], f"edge/{edge.task.edge}"
+        actor, name = self._pool.servers[edge.task.edge], f"edge/{edge.task.edge}"
         call = actor.fold.options(num_returns=2, name=f"fold {name} round {self._round}")
         refs = call.remote(sizes, *partials)
 
@@ -238,11 +238,11 @@ class RayRound:
 
     def _aggregate(self, edge: _Edge, sizes: list[int], partials: list[Ref]) -> None:
         task, name = edge.task, f"edge/{edge.task.edge}"
-        actor = self._pool.edges[task.edge]
+        actor = self._pool.servers[task.edge]
         if self._rules.faults.kills_edge(self._round, task.edge) and self._strikes("edge", task.edge):
             self._await_death(actor, name)
         call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {self._round}")
-        refs = call.remote(task.model, sizes, task.strategy, *partials)
+        refs = call.remote(task.edge, task.model, sizes, task.strategy, *partials)
 
         def done(call: Call, report: EdgeReport) -> None:
             edge.report, edge.model = report, call.refs[1]

@@ -24,7 +24,8 @@ class Fault(Section):
         round: in which round.
         client: whose training goes wrong; or
         host: which host process dies as soon as it has trained something in that round; or
-        edge: which edge server dies before it aggregates.
+        edge: which edge server dies before it aggregates; or
+        node: which server of a tier above the edges dies before it merges (`region/0`).
         kind: of a client: `exception` is raised; `nan` makes its update not a number; `wrong_shape` makes it too short; `slow`
             waits between two steps, `hang` for ever; `kill` ends its host's process. Hosts and edges can be killed only.
         times: that a client's fault strikes, when its training is tried again in the same round.
@@ -34,15 +35,16 @@ class Fault(Section):
     client: NonNegativeInt | None = None
     host: NonNegativeInt | None = None
     edge: NonNegativeInt | None = None
+    node: str | None = None
     kind: Literal["exception", "nan", "wrong_shape", "slow", "hang", "kill"]
     times: PositiveInt = 1
 
     @model_validator(mode="after")
     def _strikes_one_thing(self) -> Self:
-        named = [name for name in ("client", "host", "edge") if getattr(self, name) is not None]
+        named = [name for name in ("client", "host", "edge", "node") if getattr(self, name) is not None]
         if len(named) != 1:
             found = " and ".join(named) or "none"
-            raise ConfigError("faults", expected="one of client, host and edge in every fault", found=found)
+            raise ConfigError("faults", expected="one of client, host, edge and node in every fault", found=found)
         if named != ["client"] and self.kind != "kill":
             raise ConfigError("faults", expected=f"kind: kill for a fault of a {named[0]}", found=self.kind)
         return self
@@ -61,6 +63,10 @@ class FaultScript:
     def kills_edge(self, round: int, edge: int) -> bool:
         """Whether an edge server dies in this round."""
         return any(fault.round == round and fault.edge == edge for fault in self.faults)
+
+    def kills_node(self, round: int, name: str) -> bool:
+        """Whether a server above the edges dies in this round."""
+        return any(fault.round == round and fault.node == name for fault in self.faults)
 
     def of_client(self, round: int, client: int, attempt: int) -> str:
         """The kind of fault that strikes this training; empty for none."""

@@ -90,7 +90,7 @@ class Demand(BaseModel):
         clients_per_round: trained in a round.
         model_bytes: of one model.
         training_bytes: activations of one batch, and the images.
-        num_edges: edge servers.
+        num_servers: servers of the tree.
         store_bytes: what the object store may hold at once.
     """
 
@@ -100,13 +100,13 @@ class Demand(BaseModel):
     clients_per_round: PositiveInt
     model_bytes: NonNegativeInt
     training_bytes: NonNegativeInt = 0
-    num_edges: NonNegativeInt = 0
+    num_servers: NonNegativeInt = 0
     store_bytes: NonNegativeInt = 0
 
     @property
     def edges_bytes(self) -> int:
         """Estimated memory of all edge servers."""
-        return self.num_edges * (EDGE_BASE_BYTES + MODELS_PER_EDGE * self.model_bytes)
+        return self.num_servers * (EDGE_BASE_BYTES + MODELS_PER_EDGE * self.model_bytes)
 
     @property
     def host_bytes(self) -> int:

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, Payload
-from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, EdgeFile, Frame, Manifest
+from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, Frame, Manifest, NodeFile
 from fedphd_ray.runtime.storage.places import Storage
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.runtime.storage.state import RunState, keep_all
@@ -209,8 +209,8 @@ def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
-    for edge, handle in enumerate(state.edge_models):
-        tensors[f"edge/{edge}"] = backend.get_payload(handle).vector
+    for level, handles in enumerate(state.models):
+        tensors |= {f"node/{level}/{node}": backend.get_payload(handle).vector for node, handle in enumerate(handles)}
     return tensors
 
 
@@ -224,7 +224,7 @@ def _manifest(state: RunState, run: str, clients: dict[int, ClientFile], books: 
         names=list(state.model.layout.names),
         shapes=[list(shape) for shape in state.model.layout.shapes],
         syncs=state.syncs,
-        edges=[EdgeFile.of(edge) for edge in state.edge_statistics],
+        nodes=[[NodeFile.of(node) for node in level] for level in state.statistics],
         clients=clients,
         plan=None if state.plan is None else state.plan.to_json(),
         pruned_round=state.pruned_round,
@@ -248,8 +248,8 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         round=manifest.round,
         model=payload("model"),
         ema=payload("ema") if "ema" in tensors else None,
-        edge_models=(),
-        edge_statistics=tuple(edge.statistics() for edge in manifest.edges),
+        models=((),) * len(manifest.nodes),
+        statistics=tuple(tuple(node.statistics() for node in level) for level in manifest.nodes),
         syncs=manifest.syncs,
         client_states=states,
         state_rounds={client: file.round for client, file in manifest.clients.items()},
@@ -259,6 +259,9 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
     )
-    vectors = below("edge/")
-    edges = [replace(state.model, vector=vectors[str(edge)]) for edge in range(len(vectors))]
-    return replace(state, edge_models=tuple(backend.put(edge) for edge in edges))
+    models = []
+    for level in range(len(manifest.nodes)):
+        vectors = below(f"node/{level}/")
+        held = [replace(state.model, vector=vectors[str(node)]) for node in range(len(vectors))]
+        models.append(tuple(backend.put(payload) for payload in held))
+    return replace(state, models=tuple(models))

@@ -15,7 +15,7 @@ from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.tensors import Shape
 
-SCHEMA = 6
+SCHEMA = 7
 HEADER_BYTES = 16 * 2**20  # names and shapes in a safetensors file
 
 
@@ -25,14 +25,14 @@ class Frame:
 
     Attributes:
         shapes: parameter name -> shape, by architecture version.
-        num_edges: aggregators.
+        sizes: nodes of each level of the tree.
         num_classes: labels.
         num_clients: registered.
         rounds: of the whole run.
     """
 
     shapes: tuple[Mapping[str, Shape], ...]
-    num_edges: int
+    sizes: tuple[int, ...]
     num_classes: int
     num_clients: int
     rounds: int
@@ -45,7 +45,7 @@ class ClientFile(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class EdgeFile(BaseModel):
+class NodeFile(BaseModel):
     """`EdgeStatistics`."""
 
     label_counts: list[NonNegativeInt]
@@ -55,9 +55,9 @@ class EdgeFile(BaseModel):
     steps: NonNegativeFloat
 
     @classmethod
-    def of(cls, edge: EdgeStatistics) -> "EdgeFile":
-        """That of an edge."""
-        return cls.model_validate(vars(edge) | {"label_counts": edge.label_counts.tolist()})
+    def of(cls, node: EdgeStatistics) -> "NodeFile":
+        """Those of a node."""
+        return cls.model_validate(vars(node) | {"label_counts": node.label_counts.tolist()})
 
     def statistics(self) -> EdgeStatistics:
         """As the run has it."""
@@ -76,7 +76,7 @@ class Manifest(BaseModel):
     names: list[str]
     shapes: list[list[int]]
     syncs: NonNegativeInt
-    edges: list[EdgeFile]
+    nodes: list[list[NodeFile]]
     clients: dict[int, ClientFile]
     plan: str | None
     pruned_round: NonNegativeInt
@@ -93,7 +93,7 @@ class Manifest(BaseModel):
     @property
     def most_tensor_bytes(self) -> int:
         """What the tensors may take: some vectors of the network's length."""
-        return (len(self.edges) + 8) * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
+        return (sum(map(len, self.nodes)) + 8) * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
 
     @classmethod
     def opened(cls, data: bytes) -> "Manifest":
@@ -124,15 +124,15 @@ class Manifest(BaseModel):
             ValueError: it may not.
         """
         clients = {*self.clients, *self.plan_owed}
-        counts = [len(edge.label_counts) for edge in self.edges]
+        counts = [[len(node.label_counts) for node in level] for level in self.nodes]
         if not self.version < len(frame.shapes) or dict(zip(self.names, map(tuple, self.shapes), strict=True)) != dict(
             frame.shapes[self.version]
         ):
             raise ValueError("its names and shapes are not those of this run's network")
         if not max([self.round, self.pruned_round, *(file.round for file in self.clients.values())]) <= frame.rounds:
             raise ValueError(f"it is of round {self.round}, or knows of later rounds, in a run of {frame.rounds}")
-        if counts != [frame.num_classes] * frame.num_edges or not clients <= set(range(frame.num_clients)):
-            raise ValueError("its edges, classes or clients are not those of this run")
+        if counts != [[frame.num_classes] * nodes for nodes in frame.sizes] or not clients <= set(range(frame.num_clients)):
+            raise ValueError("its nodes, classes or clients are not those of this run")
 
     def _hash(self) -> str:
         return hashlib.sha256(self.model_copy(update={"manifest_sha256": ""}).model_dump_json().encode()).hexdigest()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.storage.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
-from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
 from fedphd_ray.runtime.workers.client_host import SampleChunk
 
 
@@ -79,6 +79,10 @@ class SpillingBackend:
     def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
         """As the backend within, with the states that are needed back in memory."""
         return self._inner.run_edges([replace(task, states=self._in_memory(task.states)) for task in tasks])
+
+    def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
+        """As the backend within."""
+        return self._inner.merge(tasks)
 
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """As the backend within."""

@@ -32,8 +32,9 @@ class RunState:
         model: the cloud's model, of the last synchronisation.
         syncs: number of synchronisations so far.
         ema: moving average of the cloud's models, if one is kept.
-        edge_models: the model each edge holds; none between a synchronisation and the next round, when all are given the cloud's.
-        edge_statistics: what each edge has seen since the last synchronisation.
+        models: per level of the tree, from below, the model each node holds; none for a level that has sent its models up and is
+            given its parents' at the beginning of the next round.
+        statistics: per level, what each node has seen since it sent its model to its parent last.
         client_states: what clients keep between rounds, where they do; the ones that took part last come last.
         state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
         server: vectors that the method and the server's optimiser keep at the cloud [num_params].
@@ -46,8 +47,8 @@ class RunState:
     round: int
     model: Payload
     ema: Payload | None
-    edge_models: tuple[Handle, ...]
-    edge_statistics: tuple[EdgeStatistics, ...]
+    models: tuple[tuple[Handle, ...], ...]
+    statistics: tuple[tuple[EdgeStatistics, ...], ...]
     client_states: dict[int, Handle] = field(default_factory=dict)
     state_rounds: dict[int, int] = field(default_factory=dict)
     server: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -56,6 +57,11 @@ class RunState:
     plan_owed: frozenset[int] = frozenset()
     failures: tuple[str, ...] = ()
     syncs: int = 0
+
+    @property
+    def edge_statistics(self) -> tuple[EdgeStatistics, ...]:
+        """Of those who aggregate clients' updates."""
+        return self.statistics[0]
 
     @property
     def plan_channels(self) -> int:

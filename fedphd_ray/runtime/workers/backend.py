@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload
+from fedphd_ray.federation.merge import MergeOrder
+from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.workers.client_host import SampleChunk
 from fedphd_ray.strategies import Strategy
 
@@ -44,6 +45,25 @@ class EdgeOutcome:
     lost: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True)
+class MergeTask:
+    """One node's part of a merge: its order, what its descendants started from, the models of its children, the method."""
+
+    order: MergeOrder
+    base: Handle
+    children: tuple[Handle, ...]
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class MergeOutcome:
+    """The node's model now, the rows of what reached it, and how often that reached a process that then died."""
+
+    model: Handle
+    rows: list[Transfer]
+    lost: int = 0
+
+
 class Backend(Protocol):
     """Runs rounds. The order of results never depends on who finished first."""
 
@@ -68,6 +88,9 @@ class Backend(Protocol):
 
     def run_edges(self, tasks: Sequence[EdgeTask]) -> list[EdgeOutcome]:
         """Trains all blocks of all edges and aggregates at the edges; outcomes in the order of the tasks."""
+
+    def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
+        """Merges models at nodes between edges and cloud; outcomes in the order of the tasks."""
 
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Images [sum of sizes, C, H, W] in [0, 1], in the order of the chunks."""

@@ -1,4 +1,4 @@
-"""An edge server: folds the updates of its clients into its model. A plain class; Ray is applied to it elsewhere.
+"""A server of the tree: folds the updates of its clients into its model, or merges the models of its children. A plain class.
 
 It keeps nothing between rounds: its model and statistics are arguments and results, and the cloud's driver holds references to
 them. So a lost edge can be replaced without losing anything.
@@ -11,27 +11,30 @@ from collections.abc import Sequence
 import torch
 
 from fedphd_ray.federation.aggregation import apply_update, fold_partials
+from fedphd_ray.federation.codecs import Codec
+from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
-from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload
+from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.topology import Topology
 
 
 class EdgeServer:
-    """Aggregates one edge's round.
+    """Aggregates one edge's round, or merges what edges hold.
 
     Args:
-        edge: its number.
+        name: its own.
         threads: torch threads of the process.
     """
 
-    def __init__(self, edge: int, threads: int) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         torch.set_num_threads(threads)
         keep_freed_memory()
-        self._edge = edge
+        self._name = name
 
     def __repr__(self) -> str:
-        return f"edge/{self._edge}"
+        return self._name
 
     def fold(self, block_sizes: Sequence[int], *partials: PartialUpdate) -> tuple[float, PartialUpdate]:
         """The sum of some of the round's first blocks, to be the first block of what follows; and the seconds it took.
@@ -42,11 +45,12 @@ class EdgeServer:
         return folded.fold_seconds, folded
 
     def aggregate(
-        self, payload: Payload, block_sizes: Sequence[int], strategy: Strategy, *partials: PartialUpdate
+        self, edge: int, payload: Payload, block_sizes: Sequence[int], strategy: Strategy, *partials: PartialUpdate
     ) -> tuple[EdgeReport, Payload]:
         """Its report, and the edge's model after the round (with the sum of what clients sent beside their updates).
 
         Args:
+            edge: whose round it is.
             payload: the edge's model before the round.
             block_sizes: number of partial updates per reduction block; partials of a block are summed first, then the blocks.
             strategy: says in which parts, and on which scale, updates are averaged.
@@ -65,7 +69,7 @@ class EdgeServer:
         after = Payload(vector, payload.layout, payload.version, beside)
         own_seconds = time.perf_counter() - began
         report = EdgeReport(
-            edge=self._edge,
+            edge=edge,
             weight=math.fsum(max(row) for row in folded.weights),
             part_weights=tuple(weights),
             label_counts=folded.label_counts,
@@ -76,6 +80,22 @@ class EdgeServer:
             fold_seconds=sum(partial.fold_seconds for partial in partials) + own_seconds,
         )
         return report, after
+
+    def merge(
+        self, order: MergeOrder, strategy: Strategy, topology: Topology, codec: Codec, base: Payload, *children: Payload
+    ) -> tuple[list[Transfer], Payload]:
+        """The rows of what reached this node, and its model: the mean of its children's.
+
+        Args:
+            order: whose models they are, and their weights.
+            strategy: see `aggregate`.
+            topology: of the federation.
+            codec: of its links.
+            base: what its descendants started from.
+            *children: what they hold now.
+        """
+        arrived, rows = send_up(order, children, strategy, topology, codec)
+        return rows, merged(order, base, arrived, strategy)
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size of this process so far, in bytes."""

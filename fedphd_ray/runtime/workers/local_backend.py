@@ -6,20 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.records import ClientState, PartialUpdate, Payload
-from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle
+from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
 from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 
 class LocalBackend:
-    """One host and one edge server in this process; handles are the values themselves."""
+    """One host and one server for all nodes in this process; handles are the values themselves."""
 
     concurrent = False
     slots = 1
 
     def __init__(self, setup: HostSetup) -> None:
         self._host = ClientHost(setup)
-        self._edges = {edge: EdgeServer(edge, setup.threads) for edge in setup.topology.aggregators}
+        self._server = EdgeServer("edge/0", setup.threads)
+        self._topology, self._codec = setup.topology, setup.codec
 
     def put(self, value: Payload | ClientState) -> Handle:
         """The value itself."""
@@ -43,6 +44,16 @@ class LocalBackend:
         """Block by block, edge by edge."""
         return [self._run_edge(task) for task in tasks]
 
+    def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
+        """Node by node."""
+        results: list[MergeOutcome] = []
+        for task in tasks:
+            children = [self.get_payload(child) for child in task.children]
+            base = self.get_payload(task.base)
+            rows, model = self._server.merge(task.order, task.strategy, self._topology, self._codec, base, *children)
+            results.append(MergeOutcome(model, rows))
+        return results
+
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Chunk by chunk."""
         payload = self.get_payload(model)
@@ -65,5 +76,5 @@ class LocalBackend:
             partial, new_states = self._host.train(payload, task.order, block.clients, kept)
             partials.append(partial)
             states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
-        report, model = self._edges[task.edge].aggregate(payload, [1] * len(partials), task.strategy, *partials)
+        report, model = self._server.aggregate(task.edge, payload, [1] * len(partials), task.strategy, *partials)
         return EdgeOutcome(report, model, states)
