@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedphd_ray.diffusion.export import export_stock
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.federation.links import Link, Message, model_bytes
+from fedphd_ray.federation.merge import held_by
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.pruning.groups import count_macs
@@ -136,43 +137,66 @@ class _Traffic:
         self._with_state: set[int] = set()
         self._owed: set[int] = set()
         self._version = 1 if experiment.pruning.mode == "at_init" else 0
+        self._holds = [[False] * nodes for nodes in experiment.topology.sizes]
+        self._syncs = 0
 
     def replay(self) -> tuple[dict[str, int], int]:
         """Bytes by hop, and the number of synchronisations."""
         experiment = self._experiment
         population, schedule = experiment.population, experiment.schedule
         edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
-        syncs = 0
         for round in range(1, schedule.rounds + 1):
             plan = schedule.plan(round, experiment.strategy, population, edges)
-            self._count(plan)
+            self._count_down(plan)
+            self._count_clients(plan)
             for edge in schedule.topology.aggregators:
                 clients = [client for client, chosen in plan.edge_of.items() if chosen == edge]
                 edges[edge] = edges[edge].merge(population.label_counts[clients].sum(axis=0))
-            if plan.levels_sending:
-                edges = [edge.reset() for edge in edges]
-            syncs += plan.syncs
+            for child in self._count_up(plan):
+                edges[child] = edges[child].reset()
             if plan.prunes:
                 self._version, self._owed = 1, set(self._with_state)
-        return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, syncs
+        return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, self._syncs
 
-    def _count(self, plan: RoundPlan) -> None:
-        topology, held = self._experiment.topology, self._held[self._version]
-        cohort, tiers = plan.edge_of, topology.tiers
+    def _count_down(self, plan: RoundPlan) -> None:
+        """Nodes that hold no model are given one, where anybody takes part."""
+        topology = self._experiment.topology
+        first = not self._syncs and not any(held for level in self._holds for held in level)
+        message = self._held[self._version].to_child(first=first, owed=bool(self._owed))
+        for level in range(topology.depth) if plan.edge_of else ():
+            if not topology.flat:
+                self._add(topology.down(level), self._holds[level].count(False), message)
+            self._holds[level] = [True] * topology.sizes[level]
+
+    def _count_clients(self, plan: RoundPlan) -> None:
+        topology, held, cohort = self._experiment.topology, self._held[self._version], plan.edge_of
         beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
-        for level, tier in enumerate(tiers[: plan.levels_given]):
-            self._add(topology.down(level), tier.nodes, held.to_child(first=plan.round == 1, owed=bool(self._owed)))
         self._add(topology.to_client, len(cohort) * len(topology.aggregators), statistics(self._counts))
         for (known, owed), times in Counter((client in self._with_state, client in self._owed) for client in cohort).items():
             self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
         for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():
             reported = named(held.parts, names)
             self._add(topology.from_client, times, upload(held.model, reported, held.version, beside, self._counts))
-        for level, tier in enumerate(tiers[: plan.levels_sending]):
-            self._add(topology.up(level), tier.nodes, held.to_parent(self._counts))
         self._owed -= set(cohort)
         if self._experiment.local.keeps_moments or self._experiment.strategy.keeps_state:
             self._with_state |= set(cohort)
+
+    def _count_up(self, plan: RoundPlan) -> list[int]:
+        """What nodes over nodes aggregate; the edges that have sent."""
+        topology, message, edges = self._experiment.topology, self._held[self._version].to_parent(self._counts), []
+        for level in range(1, topology.depth + 1):
+            below = self._holds[level - 1]
+            for each in plan.at(level):
+                senders = [child.sender for child in held_by([held or None for held in below], each).contributions]
+                if not senders or (level < topology.depth and not self._holds[level][each.node]):
+                    continue
+                if not topology.flat:
+                    self._add(topology.up(level - 1), len(senders), message)
+                for child in senders:
+                    below[child] = False
+                edges += senders if level == 1 else []
+                self._syncs += level == topology.depth
+        return edges
 
     def _add(self, hop: Hop, times: int, message: Message) -> None:
         """So many messages over links of a hop."""

@@ -105,19 +105,24 @@ def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Se
 
 
 def weighted_models(
-    base: Tensor, models: Sequence[Tensor], parts: Sequence[Part], weights: Sequence[Sequence[float] | NDArray[np.float64]]
+    base: Tensor,
+    models: Sequence[Tensor],
+    parts: Sequence[Part],
+    weights: Sequence[Sequence[float] | NDArray[np.float64]],
+    starts: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Gives base + sum_e w_e (W_e - base) [num_params], the mean of models for weights that sum to 1.
+    """Gives base + sum_e w_e (W_e - start_e) [num_params]: the mean of models that started from it, for weights that sum to 1.
 
     Args:
-        base: the model that all of them started from: those that did not move leave it exactly as it was.
+        base: the model that is moved. Models that did not move leave it exactly as it was.
         models: W_e.
         parts: shares of the model; together all of it.
         weights: per part, w_e of each model.
+        starts: what each of them started from, where that is not always the base.
     """
-    total = VectorSum()
+    total, starts = VectorSum(), starts or [base] * len(models)
     for part, own in zip(parts, weights, strict=True):
-        updates = [Update.whole(model, base).only([part]) for model in models]
+        updates = [Update.whole(model, start).only([part]) for model, start in zip(models, starts, strict=True)]
         total.add_weighted([(update, float(weight)) for update, weight in zip(updates, own, strict=True)])
     assert total.total is not None
     return apply_update(base, total.total, parts, [1.0] * len(parts))

@@ -11,7 +11,7 @@ from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.links import Link, Message
 from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.population import Population
-from fedphd_ray.records import EdgeStatistics, Payload, Transfer
+from fedphd_ray.records import Aggregation, EdgeStatistics, Payload, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
@@ -25,8 +25,9 @@ class MergeOrder:
         round: goes into the ledger.
         level: of the children.
         node: index of the node on the level above.
-        children: indices of its children, in the order in which their models are added.
+        children: indices of those that send, in the order in which their models are added.
         weights: of the children's models [num_children].
+        bases: for each child, the position of the model that it started from among those that the node is given.
         statistics: what each of them has seen since it sent its model last.
         plan_channels: length of the plan by which the network was pruned; 0 before that.
         attempt: how often the node's process has died meanwhile.
@@ -37,28 +38,47 @@ class MergeOrder:
     node: int
     children: tuple[int, ...]
     weights: NDArray[np.float64]
+    bases: tuple[int, ...]
     statistics: tuple[EdgeStatistics, ...]
     plan_channels: int
     attempt: int = 0
 
-    @classmethod
-    def of(
-        cls,
-        topology: Topology,
-        strategy: Strategy,
-        population: Population,
-        statistics: Sequence[EdgeStatistics],
-        *,
-        round: int,
-        level: int,
-        node: int,
-        plan_channels: int,
-    ) -> "MergeOrder":
-        """With the method's weights, from what all nodes of the children's level have seen."""
-        children = topology.children(level + 1, node)
-        seen = tuple(statistics[child] for child in children)
-        weights = strategy.edge_weights(seen, population)
-        return cls(round, level, node, children, weights, seen, plan_channels)
+
+def order_of(
+    aggregation: Aggregation,
+    strategy: Strategy,
+    population: Population,
+    statistics: Sequence[EdgeStatistics],
+    *,
+    round: int,
+    bases: Sequence[int],
+    plan_channels: int,
+) -> MergeOrder:
+    """An aggregation with the method's weights, times the plan's factors and scaled to the sum that they had.
+
+    Args:
+        aggregation: of a node over nodes.
+        strategy: weighs them.
+        population: the registered clients.
+        statistics: what all nodes of the children's level have seen.
+        round: goes into the ledger.
+        bases: see `MergeOrder`.
+        plan_channels: see `MergeOrder`.
+    """
+    children = tuple(each.sender for each in aggregation.contributions)
+    seen = tuple(statistics[child] for child in children)
+    weights = strategy.edge_weights(seen, population)
+    factors = np.array([each.factor for each in aggregation.contributions])
+    if np.any(factors != 1.0):
+        scaled = weights * factors
+        weights = scaled * (weights.sum() / scaled.sum())
+    return MergeOrder(round, aggregation.level - 1, aggregation.node, children, weights, tuple(bases), seen, plan_channels)
+
+
+def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggregation:
+    """Without the contributions of those who hold nothing: none of their clients took part since they sent last."""
+    holding = tuple(each for each in aggregation.contributions if models[each.sender] is not None)
+    return replace(aggregation, contributions=holding)
 
 
 def send_up(
@@ -101,17 +121,19 @@ def _message(order: MergeOrder, position: int, payload: Payload, strategy: Strat
     return Holdings.of(payload, strategy, order.plan_channels).to_parent(counts)
 
 
-def merged(order: MergeOrder, base: Payload, arrived: Sequence[Payload], strategy: Strategy) -> Payload:
-    """The weighted mean of the models, and the sums of what came beside them.
+def merged(order: MergeOrder, bases: Sequence[Payload], arrived: Sequence[Payload], strategy: Strategy) -> Payload:
+    """The node's model, moved by the weighted mean of what its children have moved; and the sums of what came beside.
 
     Args:
         order: whose weights they are.
-        base: the model that the node's descendants started from.
+        bases: the node's model, and former ones of it from which some children started.
         arrived: of its children.
         strategy: knows the parts of a model.
     """
-    parts = strategy.parts(base.layout)
+    base, parts = bases[0], strategy.parts(bases[0].layout)
     weights = weights_by_part(order.statistics, order.weights, len(parts))
-    vector = weighted_models(as_tensor(base.vector), [as_tensor(payload.vector) for payload in arrived], parts, weights)
+    models = [as_tensor(payload.vector) for payload in arrived]
+    starts = [as_tensor(bases[position].vector) for position in order.bases]
+    vector = weighted_models(as_tensor(base.vector), models, parts, weights, starts)
     beside = fold_by_name([payload.beside for payload in arrived], [1] * len(arrived))
     return Payload(as_numpy(vector), base.layout, base.version, beside)

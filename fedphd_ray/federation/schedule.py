@@ -1,7 +1,7 @@
 """Round plans: who takes part, on which edge, in which block, and what happens at the end of the round. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Self
 
@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.population import Population
-from fedphd_ray.records import Block, EdgeStatistics, RoundPlan
+from fedphd_ray.records import Aggregation, Contribution, EdgeStatistics, RoundPlan
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
@@ -144,20 +144,23 @@ class Schedule:
         parts_rng = numpy_rng(self._seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
             round=round,
-            edge_of=edge_of,
-            blocks=self._blocks(edge_of),
-            levels_given=self.topology.depth if round == 1 else self.sends_up(round - 1),
-            levels_sending=self.sends_up(round),
-            syncs=self.sends_up(round) == self.topology.depth,
+            aggregations=tuple(self._aggregations(round, edge_of)),
+            block_size=self.block_size,
             prunes=round == self._prune_round,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
 
-    def _blocks(self, edge_of: dict[int, int]) -> tuple[Block, ...]:
-        """Each edge's clients, in the order of their ids, cut into blocks: no placement, timing or arrival order enters."""
-        blocks = []
-        for edge in self.topology.aggregators:
-            clients = [client for client, chosen in edge_of.items() if chosen == edge]
-            for start in range(0, len(clients), self.block_size):
-                blocks.append(Block(edge, tuple(clients[start : start + self.block_size])))
-        return tuple(blocks)
+    def oldest_version(self, round: int) -> int:
+        """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""
+        return round
+
+    def _aggregations(self, round: int, edge_of: Mapping[int, int]) -> Iterator[Aggregation]:
+        """Of the edges, clients in the order of their ids: no placement, timing or arrival order enters; then of those above."""
+        topology = self.topology
+        for edge in topology.aggregators:
+            clients = [Contribution(client) for client, chosen in edge_of.items() if chosen == edge]
+            if clients:
+                yield Aggregation(0, edge, tuple(clients))
+        for level in range(1, self.sends_up(round) + 1):
+            for node in range(topology.sizes[level] if level < topology.depth else 1):
+                yield Aggregation(level, node, tuple(Contribution(child) for child in topology.children(level, node)))

@@ -11,17 +11,27 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.merge import MergeOrder, merged, send_up, sent_up_in_vain
+from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, RoundPlan, Transfer
+from fedphd_ray.records import (
+    Aggregation,
+    ClientReport,
+    ClientState,
+    EdgeStatistics,
+    LocalOrder,
+    Payload,
+    RoundPlan,
+    Transfer,
+)
 from fedphd_ray.runtime.exchange import hand_down, sent_in_vain, statistics_to_cohort
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.policy.failures import require_quorum
 from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.state import RunState, keep_all
-from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle, MergeTask
+from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 from fedphd_ray.topology import Topology, client_name
@@ -53,7 +63,7 @@ class Cloud:
             round=0,
             model=model,
             ema=model if experiment.server.ema_decay else None,
-            models=((),) * experiment.topology.depth,
+            models=tuple((None,) * nodes for nodes in experiment.topology.sizes),
             statistics=tuple((nothing_seen,) * nodes for nodes in experiment.topology.sizes),
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
@@ -79,9 +89,8 @@ class Cloud:
                 sent += [row for outcome in outcomes for row in outcome.report.transfers]
                 state = self._collect(state, outcomes)
                 seen = state.edge_statistics
-                for level in range(plan.levels_sending):
-                    merge = self._synchronise if level + 1 == experiment.topology.depth else self._merge
-                    state, rows = merge(state, level, outcomes)
+                for level in range(1, experiment.topology.depth + 1):
+                    state, rows = self._aggregate(state, plan, level, outcomes)
                     sent += rows
                 if plan.prunes:
                     state = self._prune(state)
@@ -90,11 +99,18 @@ class Cloud:
         return state
 
     def _hand_down(self, state: RunState, plan: RoundPlan) -> tuple[RunState, list[Transfer]]:
-        """After models were sent up, those who sent are given what came of it."""
-        sent = statistics_to_cohort(self._experiment, state, plan)
+        """Those who have sent their models up are given what came of it, as soon as somebody is going to train from it."""
+        experiment = self._experiment
+        if not plan.edge_of:
+            return state, []
+        sent = statistics_to_cohort(experiment, state, plan)
         with self._watch("transfer"):
-            models, rows = hand_down(self._experiment, self._backend, state, plan.round)
-        return replace(state, models=models), rows + sent
+            models, rows = hand_down(experiment, self._backend, state, plan.round)
+        oldest = experiment.schedule.oldest_version
+        past = {version: former for version, former in state.past.items() if version >= oldest(plan.round)}
+        if oldest(plan.round + 1) <= plan.round:
+            past[plan.round] = (*models, (self._backend.put(state.model),))
+        return replace(state, models=models, past=past), rows + sent
 
     def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
         """One task per edge that somebody chose."""
@@ -103,8 +119,9 @@ class Cloud:
         sparsity = experiment.pruning.sparsity_at(state.model.version)
         tasks = []
         for edge in experiment.topology.aggregators:
-            blocks = tuple(block for block in plan.blocks if block.edge == edge)
+            blocks = plan.blocks(edge)
             clients = [client for block in blocks for client in block.clients]
+            weighed = {client: own for block in blocks for client, own in zip(block.clients, block.factors, strict=True)}
             states = {client: state.client_states[client] for client in clients if client in state.client_states}
             if blocks:
                 order = LocalOrder(
@@ -115,8 +132,10 @@ class Cloud:
                     reported_parts=plan.reported_parts,
                     plan_channels=state.plan_channels,
                     plan_owed=state.plan_owed.intersection(clients),
+                    factors={client: factor for client, factor in weighed.items() if factor != 1.0},
                 )
-                tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states))
+                past = {block.version: state.past[block.version][0][edge] for block in blocks if block.version is not None}
+                tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states, past))
         return tasks
 
     def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
@@ -149,41 +168,30 @@ class Cloud:
             failures=tuple(failures),
         )
 
-    def _merge(self, state: RunState, level: int, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
-        """The nodes above a level merge its models, each those of its children, and will hand down what comes of it."""
-        above = level + 1
-        tasks = []
-        for node, base in enumerate(state.models[above]):
-            order = self._order(state, level, node)
-            children = tuple(state.models[level][child] for child in order.children)
-            tasks.append(MergeTask(order, base, children, self._experiment.strategy))
-        with self._watch("aggregate"):
-            merges = self._backend.merge(tasks)
-        seen = tuple(own.after_merge(task.order.statistics) for own, task in zip(state.statistics[above], tasks, strict=True))
-        new = _sent_up(state, level)
-        new = replace(
-            new,
-            models=(*new.models[:above], tuple(merge.model for merge in merges), *new.models[above + 1 :]),
-            statistics=(*new.statistics[:above], seen, *new.statistics[above + 1 :]),
-        )
-        strategy, codec = self._experiment.strategy, self._experiment.codec
-        rows = []
-        for task, merge in zip(tasks, merges, strict=True):
-            rows += sent_up_in_vain(task.order, state.model, merge.lost, strategy, self._experiment.topology, codec) + merge.rows
-        return new, rows
+    def _aggregate(
+        self, state: RunState, plan: RoundPlan, level: int, outcomes: Sequence[EdgeOutcome]
+    ) -> tuple[RunState, list[Transfer]]:
+        """What the plan wants of a level over nodes; a node that nobody has anything for is left alone."""
+        aggregations = ready(state, plan, level)
+        if level < self._experiment.topology.depth:
+            with self._watch("aggregate"):
+                return merge(self._experiment, self._backend, state, aggregations)
+        if not aggregations:
+            return state, []
+        return self._synchronise(state, aggregations[0], sum(outcome.report.weight for outcome in outcomes))
 
-    def _synchronise(self, state: RunState, level: int, outcomes: Sequence[EdgeOutcome]) -> tuple[RunState, list[Transfer]]:
+    def _synchronise(self, state: RunState, aggregation: Aggregation, weight: float) -> tuple[RunState, list[Transfer]]:
         """Aggregates the highest tier at the cloud, and lets the server step."""
         experiment = self._experiment
         with self._watch("transfer"):
-            order = self._order(state, level, 0)
-            payloads = [self._backend.get_payload(handle) for handle in state.models[level]]
-            arrived, sent = send_up(order, payloads, experiment.strategy, experiment.topology, experiment.codec)
+            bases, order = order_for(experiment, state, aggregation)
+            held = [self._backend.get_payload(state.models[order.level][child]) for child in order.children]
+            arrived, sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codec)
         with self._watch("aggregate"):
-            vector, kept = self._server_step(state, order, arrived, sum(outcome.report.weight for outcome in outcomes))
+            vector, kept = self._server_step(state, order, bases, arrived, weight)
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
-            _sent_up(state, level),
+            sent_up(state, order),
             syncs=state.syncs + 1,
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
@@ -191,26 +199,13 @@ class Cloud:
         )
         return new, sent
 
-    def _order(self, state: RunState, level: int, node: int) -> MergeOrder:
-        """To a node over nodes of a level."""
-        experiment = self._experiment
-        return MergeOrder.of(
-            experiment.topology,
-            experiment.strategy,
-            experiment.population,
-            state.statistics[level],
-            round=state.round,
-            level=level,
-            node=node,
-            plan_channels=state.plan_channels,
-        )
-
     def _server_step(
-        self, state: RunState, order: MergeOrder, arrived: Sequence[Payload], weight: float
+        self, state: RunState, order: MergeOrder, bases: Sequence[Handle], arrived: Sequence[Payload], weight: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The cloud's next model [num_params] from its children's, and what it keeps beside it."""
         experiment = self._experiment
-        mean = merged(order, state.model, arrived, experiment.strategy)
+        started = [state.model, *(self._backend.get_payload(former) for former in bases[1:])]
+        mean = merged(order, started, arrived, experiment.strategy)
         base = as_tensor(state.model.vector)
         aggregate = Aggregate(
             base=base,
@@ -233,6 +228,9 @@ class Cloud:
         plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
         layout = state.model.layout
 
+        def cut_model(handle: Handle | None) -> Handle | None:
+            return None if handle is None else self._backend.put(plan.cut_payload(self._backend.get_payload(handle)))
+
         def cut(client: int) -> ClientState:
             return _cut_state(plan, self._backend.get_state(state.client_states[client]), layout)
 
@@ -245,6 +243,8 @@ class Cloud:
             plan=plan,
             pruned_round=state.round,
             plan_owed=frozenset(state.client_states),
+            models=tuple(tuple(map(cut_model, level)) for level in state.models),
+            past={version: tuple(tuple(map(cut_model, level)) for level in models) for version, models in state.past.items()},
         )
 
 
@@ -272,19 +272,6 @@ def _not_finite(topology: Topology, order: MergeOrder, arrived: Sequence[Payload
         for child, payload, weight in zip(order.children, arrived, order.weights, strict=True)
     ]
     return f"round {order.round}: the aggregated model is not finite ({'; '.join(senders)}); lower the learning rates"
-
-
-def _sent_up(state: RunState, level: int) -> RunState:
-    """A level has sent its models up: it holds none, and has seen nothing since."""
-    return replace(
-        state,
-        models=(*state.models[:level], (), *state.models[level + 1 :]),
-        statistics=(
-            *state.statistics[:level],
-            tuple(node.reset() for node in state.statistics[level]),
-            *state.statistics[level + 1 :],
-        ),
-    )
 
 
 def _arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

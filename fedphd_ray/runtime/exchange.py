@@ -10,46 +10,50 @@ from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.records import Payload, RoundPlan, Transfer
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
 from fedphd_ray.tensors import as_numpy
 from fedphd_ray.topology import client_name
 
 
-def hand_down(
-    experiment: Experiment, backend: Backend, state: RunState, round: int
-) -> tuple[tuple[tuple[Handle, ...], ...], list[Transfer]]:
+def hand_down(experiment: Experiment, backend: Backend, state: RunState, round: int) -> tuple[Models, list[Transfer]]:
     """The models of all nodes, those that held none given their parents', and the rows of the ledger for that.
 
     Where nothing is lost on the way all hold one object, whoever reads it. In a flat federation the node is the cloud itself.
     """
-    topology, models, rows = experiment.topology, list(state.models), []
-    sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
-    message = Holdings.of(sized, experiment.strategy, state.plan_channels).to_child(first=round == 1, owed=bool(state.plan_owed))
+    topology, models, rows = experiment.topology, list(state.models), list[Transfer]()
+    if all(held is not None for level in models for held in level):
+        return state.models, []
+    first = not state.syncs and not any(held is not None for level in models for held in level)
+    above: tuple[Handle | None, ...] = (backend.put(state.broadcast(experiment.strategy.server_sends)),)
     for level in reversed(range(topology.depth)):
-        if models[level]:
-            continue
-        above = models[level + 1] if level + 1 < topology.depth else (backend.put(sized),)
-        given = []
-        for index in range(topology.sizes[level]):
-            held = above[topology.parent(level, index)]
-            if not topology.flat:
-                source = topology.name(level + 1, topology.parent(level, index))
-                link = Link(round, topology.down(level), source, topology.name(level, index), experiment.codec)
-                rows += link.rows(message)
-                held = held if experiment.codec.exact else _sent(experiment, backend, state, link, held, first=round == 1)
-            given.append(held)
-        models[level] = tuple(given)
+        given = list(models[level])
+        for index in range(len(given)):
+            if given[index] is None:
+                parent = topology.parent(level, index)
+                given[index], more = _give(experiment, backend, state, round, (level, index), above[parent], first=first)
+                rows += more
+        above = models[level] = tuple(given)
     return tuple(models), rows
 
 
-def _sent(experiment: Experiment, backend: Backend, state: RunState, link: Link, held: Handle, *, first: bool) -> Handle:
-    """What of a model arrives over a link."""
-    payload = backend.get_payload(held)
-    holdings = Holdings.of(payload, experiment.strategy, state.plan_channels)
-    arrived = link.send(holdings.to_child(first=first, owed=bool(state.plan_owed)))
+def _give(
+    experiment: Experiment, backend: Backend, state: RunState, round: int, node: tuple[int, int], held: Handle, *, first: bool
+) -> tuple[Handle, list[Transfer]]:
+    """What a node holds that is given its parent's model, and the rows for it. An exact codec is not asked to copy."""
+    topology, codec, (level, index) = experiment.topology, experiment.codec, node
+    if topology.flat:
+        return held, []
+    source = topology.name(level + 1, topology.parent(level, index))
+    link = Link(round, topology.down(level), source, topology.name(level, index), codec)
+    sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
+    payload = sized if codec.exact else backend.get_payload(held)
+    message = Holdings.of(payload, experiment.strategy, state.plan_channels).to_child(first=first, owed=bool(state.plan_owed))
+    if codec.exact:
+        return held, link.rows(message)
+    arrived = link.send(message)
     beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
-    return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside))
+    return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside)), arrived.rows
 
 
 def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:

@@ -27,10 +27,11 @@ def test_every_client_of_the_cohort_is_in_one_block_of_its_edge(
     plan = schedule.plan(round, strategy, population(num_clients), edges)
     assert list(plan.edge_of) == sorted(plan.edge_of)
     assert len(plan.edge_of) == cohort_size
-    placed = [(client, block.edge) for block in plan.blocks for client in block.clients]
+    blocks = [block for edge in schedule.topology.aggregators for block in plan.blocks(edge)]
+    placed = [(client, block.edge) for block in blocks for client in block.clients]
     assert sorted(placed) == sorted(plan.edge_of.items())
-    assert all(0 < len(block.clients) <= block_size for block in plan.blocks)
-    assert all(list(block.clients) == sorted(block.clients) for block in plan.blocks)
+    assert all(0 < len(block.clients) <= block_size for block in blocks)
+    assert all(list(block.clients) == sorted(block.clients) for block in blocks)
     assert plan == schedule.plan(round, strategy, population(num_clients), edges)
 
 
@@ -39,7 +40,7 @@ def test_synchronisations_lose_nothing() -> None:
     assert [round for round in range(1, 24) if schedule.sends_up(round)] == [5, 10, 12, 15, 20, 23]
     edges = [EdgeStatistics.empty(10)] * 2
     plans = [schedule.plan(round, FedPhD(), population(20), edges) for round in range(1, 24)]
-    assert [plan.round for plan in plans if plan.levels_given] == [1, 6, 11, 13, 16, 21]
+    assert [plan.round for plan in plans if plan.at(1)] == [5, 10, 12, 15, 20, 23]
     assert [plan.round for plan in plans if plan.prunes] == [12]
 
 

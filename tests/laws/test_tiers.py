@@ -94,7 +94,7 @@ def test_regions_hand_down_what_they_have_merged() -> None:
         cloud = Cloud(whole, backend, observer)
         cloud.run(cloud.begin())
     first = states[1]
-    assert first.models[0] == ()
+    assert first.models[0] == (None,) * 4
     assert [state.syncs for state in states] == [0, 0, 1, 1, 2]
     north, south = (backend.get_payload(handle).vector for handle in first.models[1])
     assert not np.array_equal(north, south)

@@ -39,7 +39,7 @@ def simulate(strategy: Strategy, population: Population) -> dict[str, float]:
         plan = schedule.plan(round, strategy, population, edges)
         for client, edge in plan.edge_of.items():
             edges[edge] = edges[edge].merge(population.label_counts[client])
-        if plan.syncs:
+        if plan.at(1):
             scores.append([homogeneity_score(edge.distribution, uniform) for edge in edges])
             sizes = [edge.num_samples for edge in edges]
             imbalances.append(abs(sizes[0] - sizes[1]) / sum(sizes))
@@ -68,7 +68,7 @@ def all_zero_share(strategy: FedPhD, population: Population) -> float:
             cut += max(scores) <= 0
         for client, edge in plan.edge_of.items():
             edges[edge] = edges[edge].merge(population.label_counts[client])
-        if plan.syncs:
+        if plan.at(1):
             edges = [edge.reset() for edge in edges]
     return cut / draws
 

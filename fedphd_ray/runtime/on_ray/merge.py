@@ -54,7 +54,7 @@ class RayMerge:
             ref = actor.__ray_call__.remote(kill_this_process)
             self._calls.start(Call(actor, name, [ref], lambda call, answer: None, lambda call: None))
         call = actor.merge.options(num_returns=2, name=f"merge {name} round {order.round}")
-        refs = call.remote(order, task.strategy, self._topology, self._codec, task.base, *task.children)
+        refs = call.remote(order, task.strategy, self._topology, self._codec, *task.bases, *task.children)
 
         def done(call: Call, rows: list[Transfer]) -> None:
             self._results[position] = MergeOutcome(call.refs[1], rows, order.attempt)

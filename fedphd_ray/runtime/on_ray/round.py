@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedphd_ray.records import EdgeReport
+from fedphd_ray.records import Block, EdgeReport
 from fedphd_ray.runtime.on_ray.actor_pool import Actor, Ref
 from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, single_clients, sums_of
@@ -120,12 +120,12 @@ class RayRound:
 
     def _train(self, host: int, units: Sequence[Unit]) -> None:
         actor = self._pool.hosts[host]
-        used = sorted({unit.task for unit in units})
-        tasks = [self._edges[task].task for task in used]
+        starts = [(unit.task, self._block(unit).version) for unit in units]
+        used = list(dict.fromkeys(starts))
+        models = [self._edges[unit.task].task.start(self._block(unit)) for unit in (units[starts.index(start)] for start in used)]
         orders = [
-            (position, replace(tasks[position].order, attempt=unit.attempt), unit.clients)
-            for unit in units
-            for position in [used.index(unit.task)]
+            (used.index(start), replace(self._edges[unit.task].task.order, attempt=unit.attempt), unit.clients)
+            for unit, start in zip(units, starts, strict=True)
         ]
         clients = [(unit.task, client) for unit in units for client in unit.clients]
         states = [self._edges[task].task.states.get(client) for task, client in clients]
@@ -135,7 +135,7 @@ class RayRound:
             name=f"train {names} round {self._round}",
             num_returns=1 + len(sums) + (len(clients) if self._rules.keeps_states else 0),
         )
-        refs = call.remote(orders, [len(group) for group in sums], len(tasks), *(task.model for task in tasks), *states)
+        refs = call.remote(orders, [len(group) for group in sums], len(models), *models, *states)
 
         def done(call: Call, seconds: list[float]) -> None:
             self._leave(host, call)
@@ -145,7 +145,7 @@ class RayRound:
                     self._edges[unit.task].pieces[unit.block, unit.start] = unit, [ref] if unit is group[0] else []
             for (task, client), ref in zip(clients, call.refs[1 + len(sums) :], strict=False):
                 self._edges[task].states[client] = ref
-            for task in used:
+            for task in sorted({unit.task for unit in units}):
                 self._fold(self._edges[task])
 
         def lost(call: Call) -> None:
@@ -159,6 +159,9 @@ class RayRound:
         self._calls.start(call)
         if self._rules.faults.kills_host(self._round, host) and self._strikes("host", host):
             self._await_death(actor, f"host/{host}")
+
+    def _block(self, unit: Unit) -> Block:
+        return self._edges[unit.task].task.blocks[unit.block]
 
     def _await_death(self, actor: Actor, who: str) -> None:
         """Kills an actor after the calls that it already has. The round waits for it: its books tell of its own deaths."""

@@ -6,7 +6,7 @@ those that took part since the last checkpoint are written.
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, Frame, Manifest, NodeFile
 from fedphd_ray.runtime.storage.places import Storage
 from fedphd_ray.runtime.storage.seals import Seal
-from fedphd_ray.runtime.storage.state import RunState, keep_all
+from fedphd_ray.runtime.storage.state import Models, RunState, keep_all
 from fedphd_ray.runtime.storage.state_files import from_bytes, to_bytes
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.sections import Section
@@ -209,8 +209,13 @@ def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
-    for level, handles in enumerate(state.models):
-        tensors |= {f"node/{level}/{node}": backend.get_payload(handle).vector for node, handle in enumerate(handles)}
+    for place, models in [("now", state.models), *((str(version), models) for version, models in state.past.items())]:
+        held = {(level, node): handle for level, handles in enumerate(models) for node, handle in enumerate(handles)}
+        tensors |= {
+            f"node/{place}/{level}/{node}": backend.get_payload(handle).vector
+            for (level, node), handle in held.items()
+            if handle is not None
+        }
     return tensors
 
 
@@ -230,6 +235,7 @@ def _manifest(state: RunState, run: str, clients: dict[int, ClientFile], books: 
         pruned_round=state.pruned_round,
         plan_owed=sorted(state.plan_owed),
         failures=list(state.failures),
+        past=sorted(state.past),
         tensors_sha256=tensors_sha256,
     )
 
@@ -248,7 +254,7 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         round=manifest.round,
         model=payload("model"),
         ema=payload("ema") if "ema" in tensors else None,
-        models=((),) * len(manifest.nodes),
+        models=(),
         statistics=tuple(tuple(node.statistics() for node in level) for level in manifest.nodes),
         syncs=manifest.syncs,
         client_states=states,
@@ -259,9 +265,12 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
     )
-    models = []
-    for level in range(len(manifest.nodes)):
-        vectors = below(f"node/{level}/")
-        held = [replace(state.model, vector=vectors[str(node)]) for node in range(len(vectors))]
-        models.append(tuple(backend.put(payload) for payload in held))
-    return replace(state, models=tuple(models))
+
+    def models(place: str, sizes: Sequence[int]) -> Models:
+        vectors = below(f"node/{place}/")
+        held = {key: backend.put(replace(state.model, vector=vector)) for key, vector in vectors.items()}
+        return tuple(tuple(held.get(f"{level}/{node}") for node in range(nodes)) for level, nodes in enumerate(sizes))
+
+    sizes = [len(level) for level in manifest.nodes]
+    past = {version: models(str(version), [*sizes, 1]) for version in manifest.past}
+    return replace(state, models=models("now", sizes), past=past)

@@ -82,6 +82,7 @@ class Manifest(BaseModel):
     pruned_round: NonNegativeInt
     plan_owed: list[int]
     failures: list[str]
+    past: list[NonNegativeInt]
     books: Seal | None
     tensors_sha256: str
     manifest_sha256: str = ""
@@ -93,7 +94,8 @@ class Manifest(BaseModel):
     @property
     def most_tensor_bytes(self) -> int:
         """What the tensors may take: some vectors of the network's length."""
-        return (sum(map(len, self.nodes)) + 8) * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
+        models = (sum(map(len, self.nodes)) + 1) * (1 + len(self.past)) + 8
+        return models * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
 
     @classmethod
     def opened(cls, data: bytes) -> "Manifest":

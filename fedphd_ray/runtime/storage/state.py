@@ -1,6 +1,6 @@
 """`RunState` is everything a run is between two rounds: exactly what a checkpoint holds."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, EdgeStatistics, Kind, Payload
 from fedphd_ray.runtime.workers.backend import Backend, Handle
+
+Models = tuple[tuple[Handle | None, ...], ...]
+"""What the nodes of each level hold."""
 
 AT_ONCE = 32  # client states in memory beside the budget, where all of them are touched
 
@@ -32,8 +35,9 @@ class RunState:
         model: the cloud's model, of the last synchronisation.
         syncs: number of synchronisations so far.
         ema: moving average of the cloud's models, if one is kept.
-        models: per level of the tree, from below, the model each node holds; none for a level that has sent its models up and is
-            given its parents' at the beginning of the next round.
+        models: per level of the tree, from below, the model each node holds; None for one that has sent its model up and is given
+            its parent's at the beginning of the next round.
+        past: former models that a plan may still name, by the round at whose beginning nodes had them; the cloud's come last.
         statistics: per level, what each node has seen since it sent its model to its parent last.
         client_states: what clients keep between rounds, where they do; the ones that took part last come last.
         state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
@@ -47,7 +51,7 @@ class RunState:
     round: int
     model: Payload
     ema: Payload | None
-    models: tuple[tuple[Handle, ...], ...]
+    models: Models
     statistics: tuple[tuple[EdgeStatistics, ...], ...]
     client_states: dict[int, Handle] = field(default_factory=dict)
     state_rounds: dict[int, int] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class RunState:
     plan_owed: frozenset[int] = frozenset()
     failures: tuple[str, ...] = ()
     syncs: int = 0
+    past: Mapping[int, Models] = field(default_factory=dict)
 
     @property
     def edge_statistics(self) -> tuple[EdgeStatistics, ...]:

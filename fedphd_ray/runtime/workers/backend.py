@@ -1,7 +1,7 @@
 """What the cloud's main loop asks of whoever runs a round. Two implementations: Ray actors, and one process."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,15 @@ Handle = object
 
 @dataclass(frozen=True)
 class EdgeTask:
-    """One edge's round: the model it holds, its blocks, the method, and the kept states of its clients (where there are any)."""
+    """One edge's round.
+
+    Attributes:
+        model: what the edge holds.
+        blocks: of its clients.
+        strategy: the method.
+        states: what its clients have kept, where they have.
+        past: former models of the edge that some blocks start from, by version.
+    """
 
     edge: int
     model: Handle
@@ -26,6 +34,11 @@ class EdgeTask:
     order: LocalOrder
     strategy: Strategy
     states: dict[int, Handle]
+    past: Mapping[int, Handle] = field(default_factory=dict)
+
+    def start(self, block: Block) -> Handle:
+        """The model that the clients of a block start from."""
+        return self.model if block.version is None else self.past[block.version]
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,10 @@ class EdgeOutcome:
 
 @dataclass(frozen=True)
 class MergeTask:
-    """One node's part of a merge: its order, what its descendants started from, the models of its children, the method."""
+    """One node's part of a merge: its order, the models its children started from (its own first), theirs, and the method."""
 
     order: MergeOrder
-    base: Handle
+    bases: tuple[Handle, ...]
     children: tuple[Handle, ...]
     strategy: Strategy
 

@@ -141,7 +141,7 @@ class ClientHost:
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
             sent = self._upload(order, client).send(upload(result.update, reported, payload.version, result.beside, counts))
             sums.transfers += sent.rows
-            weight = setup.strategy.client_weight(num_samples, result.num_steps)
+            weight = setup.strategy.client_weight(num_samples, result.num_steps) * order.factors.get(client, 1.0)
             sums.add(sent, weight, reported, setup.label_counts[client])
         return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
 

@@ -82,7 +82,7 @@ class EdgeServer:
         return report, after
 
     def merge(
-        self, order: MergeOrder, strategy: Strategy, topology: Topology, codec: Codec, base: Payload, *children: Payload
+        self, order: MergeOrder, strategy: Strategy, topology: Topology, codec: Codec, *models: Payload
     ) -> tuple[list[Transfer], Payload]:
         """The rows of what reached this node, and its model: the mean of its children's.
 
@@ -91,11 +91,11 @@ class EdgeServer:
             strategy: see `aggregate`.
             topology: of the federation.
             codec: of its links.
-            base: what its descendants started from.
-            *children: what they hold now.
+            *models: what its children started from (the node's own model first), and then what they hold now.
         """
-        arrived, rows = send_up(order, children, strategy, topology, codec)
-        return rows, merged(order, base, arrived, strategy)
+        num_bases = len(models) - len(order.children)
+        arrived, rows = send_up(order, models[num_bases:], strategy, topology, codec)
+        return rows, merged(order, models[:num_bases], arrived, strategy)
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size of this process so far, in bytes."""

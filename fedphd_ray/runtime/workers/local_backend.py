@@ -48,9 +48,8 @@ class LocalBackend:
         """Node by node."""
         results: list[MergeOutcome] = []
         for task in tasks:
-            children = [self.get_payload(child) for child in task.children]
-            base = self.get_payload(task.base)
-            rows, model = self._server.merge(task.order, task.strategy, self._topology, self._codec, base, *children)
+            models = [self.get_payload(handle) for handle in (*task.bases, *task.children)]
+            rows, model = self._server.merge(task.order, task.strategy, self._topology, self._codec, *models)
             results.append(MergeOutcome(model, rows))
         return results
 
@@ -73,7 +72,7 @@ class LocalBackend:
         states: dict[int, Handle] = {}
         for block in task.blocks:
             kept = [self.get_state(task.states[client]) if client in task.states else None for client in block.clients]
-            partial, new_states = self._host.train(payload, task.order, block.clients, kept)
+            partial, new_states = self._host.train(self.get_payload(task.start(block)), task.order, block.clients, kept)
             partials.append(partial)
             states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
         report, model = self._server.aggregate(task.edge, payload, [1] * len(partials), task.strategy, *partials)
