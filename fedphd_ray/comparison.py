@@ -41,11 +41,11 @@ class Contender:
         return load_config(base, [*common, *own, *self.overrides, f"seed={seed}"])
 
 
-FLAT = ("hierarchy.num_edges=0", "hierarchy.cloud_period=1")
-DENSE = ("pruning.mode=none", "pruning.round=null")
+FLAT = ("hierarchy.tiers=null", "hierarchy.num_edges=0", "hierarchy.cloud_period=1")
+DENSE = ("pruning.mode=none", "pruning.round=null", "pruning.again=[]")
 PRESETS = (
     Contender("fedphd", "fedphd"),
-    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null")),
+    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null", "pruning.again=[]")),
     Contender("fedphd-dense", "fedphd", DENSE),
     Contender("hierfavg", "fedavg", DENSE),
     *(Contender(name, name, (*FLAT, *DENSE)) for name in ("fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova")),
@@ -228,7 +228,7 @@ def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Ent
     records = [RoundFigures.model_validate(line) for line in metrics.rounds()]
     # A round is trained with the architecture that the round before left.
     versions = [1 if config.pruning.mode == "at_init" else 0, *(record.version for record in records)]
-    macs_of = {version: summary.macs_final if version else summary.macs_dense for version in versions}
+    macs_of = summary.macs_by_version
     macs = accumulate(
         (record.num_images * macs_of[version] for record, version in zip(records, versions, strict=False)), initial=0
     )

@@ -5,6 +5,7 @@ Every section is the configuration object of the component it configures, so a d
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -100,6 +101,15 @@ class Config(Section):
 
     def _check_pruning(self) -> None:
         pruning, rounds = self.pruning, self.schedule.rounds
+        if pruning.again and pruning.mode == "none":
+            found = f"{len(pruning.again)} of them"
+            raise ConfigError("pruning.again", expected="no more prunings where pruning.mode is none", found=found)
+        if pruning.again and not all(before < after for before, after in pairwise((*pruning.rounds, rounds))):
+            raise ConfigError(
+                "pruning.again",
+                expected=f"rounds that follow the one before, and come before the last one (schedule.rounds = {rounds})",
+                found=", ".join(map(str, pruning.rounds)),
+            )
         if pruning.mode not in ("prune", "sparse_then_prune"):
             return
         if pruning.round is None:
@@ -142,7 +152,7 @@ class Config(Section):
                 found="true",
                 remedy="leave it out",
             )
-        if strategy.keeps_parts_private and self.pruning.mode in ("prune", "sparse_then_prune"):
+        if strategy.keeps_parts_private and any(self.pruning.rounds):
             raise ConfigError(
                 "pruning.mode",
                 expected=f"none or at_init: with {name} nobody has the whole model, so nobody can tell which channels matter",
@@ -156,8 +166,7 @@ class Config(Section):
         spec = UNetSpec(self.model, dataset.image_size, dataset.channels)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng)
-        if self.pruning.mode != "none":
-            pruned_shapes(spec, self.pruning.ratio)  # refuses a ratio that would empty a layer, or blind the network
+        pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
         return Experiment(
             name=self.name,
             seed=self.seed,

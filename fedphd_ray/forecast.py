@@ -80,8 +80,7 @@ def forecast(experiment: Experiment) -> Forecast:
     layout = Layout.of(dict(dense_net.named_parameters()))
     dense = Network(layout.num_params, count_macs(dense_net, spec.image_size, spec.channels))
     layouts, pruned, num_channels, ratio = [layout], dense, 0, 0.0
-    if experiment.pruning.mode != "none":
-        left = pruned_shapes(spec, experiment.pruning.ratio)
+    for left in pruned_shapes(spec, *experiment.pruning.ratios):
         pruned_net = build_unet(spec, left.by_name, device="meta")
         layouts.append(Layout.of(dict(pruned_net.named_parameters())))
         macs = count_macs(pruned_net, spec.image_size, spec.channels)
@@ -104,9 +103,10 @@ def forecast(experiment: Experiment) -> Forecast:
 def stock_forecast(experiment: Experiment) -> str:
     """Whether stock diffusers will open the delivered model: a random network of its shapes is exported, and tried."""
     spec = experiment.spec
-    if experiment.pruning.mode == "none":
+    left = pruned_shapes(spec, *experiment.pruning.ratios)
+    if not left:
         return STOCK
-    shapes = pruned_shapes(spec, experiment.pruning.ratio).by_name
+    shapes = left[-1].by_name
     unet = build_unet(spec, shapes)
     dense = initial_state(spec, experiment.seed)
     unet.load_state_dict({name: dense[name][tuple(slice(size) for size in shape)] for name, shape in shapes.items()})
@@ -155,7 +155,8 @@ class _Traffic:
             for child in self._count_up(plan):
                 edges[child] = edges[child].reset()
             if plan.prunes:
-                self._version, self._owed = 1, set(self._with_state)
+                self._version += 1
+                self._owed = set(self._with_state)
         return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, self._syncs
 
     def _count_down(self, plan: RoundPlan) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fedphd_ray.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 2.0  # `ray job stop` kills after three
+GRACE_SECONDS = 1.0  # `ray job stop` kills after three, and a busy machine takes its time
 SHOW_CURSOR = "\x1b[?25h"
 
 

@@ -18,10 +18,17 @@ def groups_of(spec: UNetSpec) -> tuple[ChannelGroup, ...]:
     return tuple(channel_groups(build_unet(spec, device="meta"), spec.image_size, spec.channels))
 
 
-def plan_pruning(spec: UNetSpec, model: Payload, ratio: float) -> PrunePlan:
-    """The plan for a dense model: in every group of coupled channels, those of largest group norm stay."""
-    assert model.version == 0, "a model is pruned once"
-    return make_plan(groups_of(spec), model.layout.views(as_tensor(model.vector)), ratio, version=model.version + 1)
+def plan_pruning(spec: UNetSpec, model: Payload, ratio: float, before: PrunePlan | None = None) -> PrunePlan:
+    """The plan for a model: in every group of coupled channels, those of largest group norm stay.
+
+    Args:
+        spec: of the dense network.
+        model: as it is now.
+        ratio: of the channels that are left.
+        before: how the dense network became this one; None for the dense network itself.
+    """
+    groups = groups_of(spec) if before is None else before.groups_left()
+    return make_plan(groups, model.layout.views(as_tensor(model.vector)), ratio, version=model.version + 1)
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,24 @@ class PrunedShapes:
 
 
 @lru_cache(maxsize=32)
-def pruned_shapes(spec: UNetSpec, ratio: float) -> PrunedShapes:
-    """The shapes that every plan of this ratio leaves.
+def pruned_shapes(spec: UNetSpec, *ratios: float) -> tuple[PrunedShapes, ...]:
+    """What every plan of these ratios leaves: after the first pruning, after the second, ...
 
     Raises:
-        PruningError: it would empty a layer, or leave a residual block that cannot see the time step.
+        PruningError: one would empty a layer, or leave a residual block that cannot see the time step.
     """
-    plan = uniform_plan(groups_of(spec), ratio, version=1)
-    shapes = plan.shapes(parameter_shapes(spec))
+    left: list[PrunedShapes] = []
+    whole: PrunePlan | None = None
+    for version, ratio in enumerate(ratios, start=1):
+        plan = uniform_plan(groups_of(spec) if whole is None else whole.groups_left(), ratio, version)
+        whole = plan if whole is None else whole.then(plan)
+        shapes = whole.shapes(parameter_shapes(spec))
+        _require_sight(spec, shapes, ratio)
+        left.append(PrunedShapes(shapes, whole.num_channels, whole.effective_ratio))
+    return tuple(left)
+
+
+def _require_sight(spec: UNetSpec, shapes: Mapping[str, Shape], ratio: float) -> None:
     if blind := blind_blocks(spec, shapes):
         block = min(spec.config.widths) // spec.config.groups
         bound = largest_ratio(block, 2)
@@ -60,4 +77,3 @@ def pruned_shapes(spec: UNetSpec, ratio: float) -> PrunedShapes:
             "that the time step added, and the network could not tell one noise level from another",
             remedy="lower the ratio, make the network wider, or set model.groups to a smaller divisor of the widths",
         )
-    return PrunedShapes(shapes, plan.num_channels, plan.effective_ratio)

@@ -114,15 +114,15 @@ class Schedule:
         config: length and cohort.
         hierarchy: tiers and period.
         seed: of the run.
-        prune_round: the round after which the model is pruned; 0 for never.
+        prune_rounds: the rounds after which the model is pruned.
     """
 
-    def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_round: int = 0) -> None:
+    def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int] = ()) -> None:
         self.rounds = config.rounds
         self.topology = hierarchy.topology()
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
-        self._prune_round = prune_round
+        self._prune_rounds = frozenset(prune_rounds)
         self._seed = seed
 
     def sends_up(self, round: int) -> int:
@@ -131,7 +131,7 @@ class Schedule:
         A level does where its periods are full, (r mod r_g) = 0 with rounds counted from 1; all do before the cloud prunes and
         after the last round, so that nothing is thrown away.
         """
-        everything = round in (self._prune_round, self.rounds)
+        everything = round in self._prune_rounds or round == self.rounds
         return self.topology.depth if everything else self.topology.sends_up(round)
 
     def plan(self, round: int, strategy: Strategy, population: Population, edges: Sequence[EdgeStatistics]) -> RoundPlan:
@@ -146,7 +146,7 @@ class Schedule:
             round=round,
             aggregations=tuple(self._aggregations(round, edge_of)),
             block_size=self.block_size,
-            prunes=round == self._prune_round,
+            prunes=round in self._prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
 

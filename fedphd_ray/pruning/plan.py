@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedphd_ray.errors import PruningError
-from fedphd_ray.pruning.groups import ChannelGroup
+from fedphd_ray.pruning.groups import ChannelGroup, Member
 from fedphd_ray.pruning.importance import group_l2_importance
 from fedphd_ray.records import Payload
 from fedphd_ray.tensors import Layout, Shape, State, as_numpy, as_tensor
@@ -90,6 +90,26 @@ class PrunePlan:
             result[name] = tuple(len(axes[dim].kept(size, name)) if dim in axes else size for dim, size in enumerate(shape))
         return result
 
+    def groups_left(self) -> tuple[ChannelGroup, ...]:
+        """The groups of the network that `cut` leaves, to prune it again."""
+        left = []
+        for cut in self.cuts:
+            group, axes = cut.group, self._axes
+            members = tuple(
+                Member(one.parameter, one.dim, axes[one.parameter][one.dim].place(one.offset)) for one in group.members
+            )
+            block = len(cut.kept) * group.block // group.num_channels  # of every block as many stay
+            left.append(ChannelGroup(group.name, len(cut.kept), block, members))
+        return tuple(left)
+
+    def then(self, second: "PrunePlan") -> "PrunePlan":
+        """The two prunings as one plan, which cuts in one step. The second is made from `groups_left`."""
+        cuts = tuple(
+            GroupCut(cut.group, tuple(cut.kept[index] for index in further.kept))
+            for cut, further in zip(self.cuts, second.cuts, strict=True)
+        )
+        return PrunePlan(cuts, second.version)
+
     def to_json(self) -> str:
         """The plan as text for `from_json`."""
         return _FILE.dump_json(_File(FORMAT_VERSION, self)).decode()
@@ -123,6 +143,10 @@ class _Axis:
     """One dimension of one parameter: the groups on it with their offsets. A concatenation has several."""
 
     parts: tuple[tuple[int, GroupCut], ...]
+
+    def place(self, offset: int) -> int:
+        """Where a group that starts at an offset starts after the cut."""
+        return offset - sum(cut.group.num_channels - len(cut.kept) for start, cut in self.parts if start < offset)
 
     def kept(self, size: int, name: str) -> list[int]:
         """Indices that stay of `size`: those the groups keep, and those that belong to no group."""

@@ -28,7 +28,8 @@ def describe(experiment: Experiment) -> str:
         "prune": f"pruned after round {pruning.round} ({asked})",
         "sparse_then_prune": f"sparse training, pruned after round {pruning.round} ({asked})",
     }
-    return f"{name}: {tree}; {cut[pruning.mode]}"
+    again = "".join(f", then after round {more.round} ({text.percent(more.ratio)} of the rest)" for more in pruning.again)
+    return f"{name}: {tree}; {cut[pruning.mode]}{again}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:

@@ -105,9 +105,8 @@ class Books:
 def _frame(experiment: Experiment) -> Frame:
     """What any checkpoint of an experiment is like."""
     spec = experiment.spec
-    shapes = [dict(parameter_shapes(spec))]
-    if experiment.pruning.mode != "none":
-        shapes.append(dict(pruned_shapes(spec, experiment.pruning.ratio).by_name))
+    pruned = pruned_shapes(spec, *experiment.pruning.ratios)
+    shapes = [dict(parameter_shapes(spec)), *(dict(left.by_name) for left in pruned)]
     return Frame(
         shapes=tuple(shapes),
         sizes=experiment.topology.sizes,

@@ -225,7 +225,8 @@ class Cloud:
 
     def _prune(self, state: RunState) -> RunState:
         """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
-        plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratio)
+        version = state.model.version
+        plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratios[version], state.plan)
         layout = state.model.layout
 
         def cut_model(handle: Handle | None) -> Handle | None:
@@ -240,7 +241,7 @@ class Cloud:
             ema=None if state.ema is None else plan.cut_payload(state.ema),
             client_states=keep_all(self._backend, state.client_states, cut),
             server=_cut_vectors(plan, state.server, layout),
-            plan=plan,
+            plan=plan if state.plan is None else state.plan.then(plan),
             pruned_round=state.round,
             plan_owed=frozenset(state.client_states),
             models=tuple(tuple(map(cut_model, level)) for level in state.models),

@@ -81,7 +81,7 @@ class Experiment:
     @cached_property
     def schedule(self) -> Schedule:
         """The planner of rounds."""
-        return Schedule(self.schedule_config, self.hierarchy, self.seed, self.pruning.prune_round)
+        return Schedule(self.schedule_config, self.hierarchy, self.seed, self.pruning.rounds)
 
     @property
     def topology(self) -> Topology:

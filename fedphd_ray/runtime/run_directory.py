@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedphd_ray.diffusion.export import export_stock, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.links import model_bytes
+from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import Payload
@@ -39,6 +40,7 @@ class Summary:
     params_final: int
     macs_dense: int
     macs_final: int
+    macs_by_version: list[int]
     bytes_by_hop: dict[str, int]
     cloud_saving: float
     fid_untrained: float | None
@@ -122,6 +124,8 @@ def summarise(
     dense = build_unet(experiment.spec, device="meta")
     spec, layout = experiment.spec, state.delivered.layout
     params_dense = sum(parameter.numel() for parameter in dense.parameters())
+    architectures = [build_unet(spec, left.by_name, device="meta") for left in pruned_shapes(spec, *experiment.pruning.ratios)]
+    macs = [count_macs(network, spec.image_size, spec.channels) for network in (dense, *architectures)]
     bytes_by_hop = books.ledger.bytes_by_hop
     overheads = [float(str(line["overhead_fraction"])) for line in books.metrics.rounds()]
     judged = {line["round"]: line for line in books.metrics.qualities()}
@@ -135,8 +139,9 @@ def summarise(
         rounds=state.round,
         params_dense=params_dense,
         params_final=layout.num_params,
-        macs_dense=count_macs(dense, spec.image_size, spec.channels),
-        macs_final=count_macs(build_unet(spec, layout.by_name, device="meta"), spec.image_size, spec.channels),
+        macs_dense=macs[0],
+        macs_final=macs[state.delivered.version],
+        macs_by_version=macs,
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, params_dense, bytes_by_hop),
         fid_untrained=_figure(first.get("fid")),

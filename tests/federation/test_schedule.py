@@ -36,7 +36,7 @@ def test_every_client_of_the_cohort_is_in_one_block_of_its_edge(
 
 
 def test_synchronisations_lose_nothing() -> None:
-    schedule = Schedule(ScheduleConfig(rounds=23), HierarchyConfig(cloud_period=5), seed=0, prune_round=12)
+    schedule = Schedule(ScheduleConfig(rounds=23), HierarchyConfig(cloud_period=5), seed=0, prune_rounds=[12])
     assert [round for round in range(1, 24) if schedule.sends_up(round)] == [5, 10, 12, 15, 20, 23]
     edges = [EdgeStatistics.empty(10)] * 2
     plans = [schedule.plan(round, FedPhD(), population(20), edges) for round in range(1, 24)]

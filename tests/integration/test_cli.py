@@ -35,7 +35,7 @@ LEDGER_COLUMNS = {
 def fedphd_process(*arguments: object, code: int = 0, cwd: Path | None = None, **env: str) -> str:
     """The same in a process of its own, with no traceback where a user is at fault."""
     command = [sys.executable, "-m", "fedphd_ray", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=600, check=False)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     if code == 2:
         assert "Traceback" not in done.stderr
@@ -90,7 +90,7 @@ def test_every_command_says_what_it_does_before_it_imports(command: str, tmp_pat
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert done.stderr.splitlines()[1] == "imported", done.stderr
@@ -153,7 +153,7 @@ def test_stock_diffusers_opens_the_run_without_our_code(finished: tuple[Path, st
         "assert len(images) == 2 and images[0].size == (8, 8); "
         "assert not any(name.startswith('fedphd_ray') for name in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120, cwd="/")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600, cwd="/")
 
 
 @pytest.mark.ray

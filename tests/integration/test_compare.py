@@ -97,6 +97,15 @@ def test_methods_take_overrides(config: Path) -> None:
     assert (first.seed, second.seed, second.pruning.mode, second.hierarchy.num_edges) == (3, 3, "none", 0)
 
 
+def test_flat_dense_contenders_of_a_deep_tree_that_is_pruned_twice(config: Path) -> None:
+    tree = "hierarchy={tiers: [{name: edge, nodes: 2}, {name: region, nodes: 1, period: 2}]}"
+    settings = [tree, "pruning={mode: prune, round: 1, ratio: 0.25, again: [{round: 2, ratio: 0.25}]}", "schedule.rounds=3"]
+    chosen = comparison.planned(config, settings, comparison.contenders("fedphd,fedphd-os,fedavg"), 1)
+    (_, fedphd), (_, once), (_, flat) = chosen
+    assert (len(fedphd.hierarchy.tiers or ()), fedphd.pruning.rounds, once.pruning.rounds) == (2, (1, 2), (0,))
+    assert (flat.hierarchy.tiers, flat.hierarchy.num_edges, flat.pruning.rounds) == (None, 0, ())
+
+
 def test_runs_that_share_a_checkpoint_path_do_not_mix(config: Path, tmp_path: Path) -> None:
     tree = yaml.safe_load(config.read_text())
     tree["checkpoint"]["path"] = str(tmp_path / "place")

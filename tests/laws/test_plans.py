@@ -83,7 +83,7 @@ class Nobody(Schedule):
 
 def planned(schedule: type[Schedule], config: Config) -> Experiment:
     experiment = config.build()
-    made = schedule(config.schedule, config.hierarchy, config.seed, experiment.pruning.prune_round)
+    made = schedule(config.schedule, config.hierarchy, config.seed, experiment.pruning.rounds)
     experiment.__dict__["schedule"] = made  # where the cached property keeps its own
     return experiment
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state, parameter_shapes
 from fedphd_ray.errors import PruningError
-from fedphd_ray.pruning.groups import ChannelGroup, Member, count_macs
+from fedphd_ray.pruning.groups import ChannelGroup, Member, channel_groups, count_macs
 from fedphd_ray.pruning.importance import group_l2_importance
 from fedphd_ray.pruning.plan import GroupCut, PrunePlan, kept_per_block, make_plan, uniform_plan
 from fedphd_ray.records import Payload
@@ -55,6 +55,32 @@ def outputs(model, state, spec, steps=(3, 700)):
     images = torch.linspace(-1, 1, len(steps) * spec.channels * spec.image_size**2, dtype=model.dtype)
     with torch.no_grad():
         return model.eval()(images.view(len(steps), spec.channels, spec.image_size, -1), torch.tensor(steps)).sample
+
+
+# Twice
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10)
+def test_two_prunings_are_one(name, seed, specs, groups_of):
+    """To the bit, whatever channels they keep; and a network pruned twice has the groups that a trace of it finds."""
+    first = any_plan(groups_of[name], seed)
+    second = dataclasses.replace(any_plan(first.groups_left(), seed + 1), version=2)
+    state = any_state(specs[name], seed)
+    twice, once = second.cut(first.cut(state)), first.then(second).cut(state)
+    assert first.then(second).version == 2
+    assert shapes_of(twice) == shapes_of(once) == first.then(second).shapes(parameter_shapes(specs[name]))
+    assert all(torch.equal(twice[key], once[key]) for key in state)
+    assert first.then(second).num_removed == first.num_removed + second.num_removed
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny"])
+def test_the_groups_that_a_plan_leaves_are_those_of_the_pruned_network(name, specs, groups_of):
+    plan = uniform_plan(groups_of[name], 0.5, 1)
+    spec = specs[name]
+    network = build_unet(spec, plan.shapes(parameter_shapes(spec)), device="meta")
+    assert plan.groups_left() == channel_groups(network, spec.image_size, spec.channels)
 
 
 # Sizes

@@ -65,7 +65,7 @@ def test_an_actor_killed_in_any_phase_changes_no_bit(
     victim: str, phase: str, actor_pool: ActorPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actors = actor_pool.hosts if victim == "host" else actor_pool.servers
-    pid = int(ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid()), timeout=60))
+    pid = int(ray.get(actors[0].__ray_call__.remote(lambda _: os.getpid()), timeout=600))
     config = CONFIG.model_copy(update={"runtime": CONFIG.runtime.model_copy(update={"backend": "ray"})})
 
     def replaced_seconds(run: Callable[[], Summary]) -> tuple[Summary, float]:
@@ -87,7 +87,7 @@ def _make_whole(pool: ActorPool) -> None:
     """What died unnoticed is replaced for the tests that follow."""
     for actor in [*pool.hosts[:2], *pool.servers[:2]]:
         try:
-            ray.get(actor.__ray_ready__.remote(), timeout=60)
+            ray.get(actor.__ray_ready__.remote(), timeout=600)
         except ray.exceptions.RayActorError:
             pool.replace(actor, "found dead after a test")
 
@@ -112,7 +112,7 @@ def test_a_driver_killed_in_any_phase_goes_on_to_the_same_bits(phase: str, tmp_p
     (tmp_path / "config.yaml").write_text(CONFIG.to_yaml())
     tests = str(Path(__file__).parent.parent)
     arguments = [str(tmp_path), phase, tests, str(ROUND)]
-    done = subprocess.run([sys.executable, "-c", DRIVER, *arguments], check=False, timeout=300, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", DRIVER, *arguments], check=False, timeout=600, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     directory, lines = tmp_path / "run", list[str]()
     began = time.monotonic()

@@ -20,6 +20,7 @@ from processes import (
     descendants,
     environment,
     fedphd,
+    on_this_machine,
     processes_below,
     require_ended,
     wait_for,
@@ -46,8 +47,8 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on_to_the_same_bits(numbe
         session = re.search(r"/\S*/fedphd-[^/ ]+", " ".join(command_line(pid) for pid in children))
         process.send_signal(number)
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 3.0  # what `ray job stop` grants before it kills
+        _, err = process.communicate(timeout=600)
+    assert time.monotonic() - began < on_this_machine(3.0)  # what `ray job stop` grants before it kills
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
         assert err.count("error: this process was killed, or a server of Ray's own has died under it") == 1
@@ -74,8 +75,8 @@ def test_a_server_of_rays_that_dies_ends_the_run_with_a_message(server: str, tmp
         pids = [pid for pid in descendants(process.pid) if command_line(pid).split(" ")[0].endswith(server)]
         os.kill((pids or [process.pid])[0], signal.SIGKILL)
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10.0
+        _, err = process.communicate(timeout=600)
+    assert time.monotonic() - began < on_this_machine(10.0)
     assert len(pids) == 1
     assert process.returncode == 1
     # Our own words; or those of the witness, where Ray was quicker and ended the process from within.
@@ -106,7 +107,7 @@ FULL += "sys.argv = sys.argv[1:]; runpy.run_module('fedphd_ray', run_name='__mai
 def test_a_disk_that_takes_no_more_is_a_message_and_the_run_goes_on_later(tmp_path: Path) -> None:
     config = write_config(tmp_path, runtime={"backend": "local"})
     command = [sys.executable, "-c", FULL, "200000", "run", str(config), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 1, done.stderr
     assert "File too large; checkpoints written before are whole" in done.stderr
     assert "Traceback" not in done.stderr
@@ -163,7 +164,7 @@ def test_a_lost_node_changes_no_bit(tmp_path: Path) -> None:
     spread: dict[str, object] = {"backend": "ray", "placement": "pooled", "hosts": 4, "cpus_per_host": 0.5}
     write_config(tmp_path, runtime=spread)
     command = [sys.executable, "-c", NODE, str(tmp_path), TESTS]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "nodes 1" in done.stdout
     rollbacks, replacements = (int(re.search(rf"{word} (\d+)", done.stdout)[1]) for word in ("rollbacks", "replacements"))
@@ -177,7 +178,7 @@ def test_calls_that_get_lost_are_made_again_or_end_the_run_with_a_reason(tmp_pat
     faults = '{"CoreWorkerService.grpc_client.PushTask":{"num_failures":3,"req_failure_prob":10,"resp_failure_prob":10}}'
     command = fedphd("run", config, "--out", tmp_path / "run")
     env = environment(RAY_testing_rpc_failure=faults)
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=600)
     assert "Traceback" not in done.stderr
     if done.returncode:  # it may be too much: then the reason says so, and what there is goes on to the same bits
         reason = r"^error: (actor start failed|.*actors died, more than|.*could not be replaced|no answer within)"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from federations import method
-from processes import EVERY_ROUND, TESTS, environment, fedphd, wait_for, write_config
+from processes import EVERY_ROUND, TESTS, environment, fedphd, on_this_machine, wait_for, write_config
 
 from fedphd_ray.errors import Stopped
 from fedphd_ray.stopping import Stopping
@@ -79,7 +79,7 @@ def test_every_signal_ends_a_run_in_one_process(phase: str, number: signal.Signa
     assert code == 128 + number
     assert said.count(f"stopped by {NAMES[number]}; `fedphd resume {tmp_path / 'run'}` goes on") == 1
     assert "Traceback" not in said
-    assert seconds < 3.0
+    assert seconds < on_this_machine(3.0)
     assert not (tmp_path / "run/summary.json").exists()
 
 
@@ -91,7 +91,7 @@ def test_every_phase_is_ended(phase: str, tmp_path: Path) -> None:
     assert code == 143
     assert f"stopped by SIGTERM{'' if phase == 'building' else '; `fedphd resume'}" in said
     assert "Traceback" not in said
-    assert seconds < 3.0
+    assert seconds < on_this_machine(3.0)
 
 
 class Terminal:
@@ -118,7 +118,7 @@ class Terminal:
             if not data and self.process.poll() is not None:
                 return
 
-    def ended(self, seconds: float = 60) -> str:
+    def ended(self, seconds: float = 600) -> str:
         self.process.wait(seconds)
         self._reader.join(10)
         os.close(self.master)
@@ -133,7 +133,7 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     os.kill(terminal.process.pid, signal.SIGINT)
     began = time.monotonic()
     said = terminal.ended()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < on_this_machine(3.0)
     assert terminal.process.returncode == 130
     assert said.count("stopped by SIGINT; `fedphd resume") == 1
     assert "Traceback" not in said
@@ -153,7 +153,7 @@ def run_with(tmp_path: Path, wrap: Callable[[str], str], **env: str) -> "subproc
     config = write_config(tmp_path, runtime={"backend": "local"})
     line = " ".join(fedphd("run", config, "--out", tmp_path / "run"))
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", wrap(line)], env=environment(**env), capture_output=True, check=False, timeout=120
+        ["bash", "-o", "pipefail", "-c", wrap(line)], env=environment(**env), capture_output=True, check=False, timeout=600
     )
 
 
@@ -194,7 +194,7 @@ def test_fifty_random_moments_of_a_run_on_ray(tmp_path: Path) -> None:
             assert terminal.process.returncode == 128 + number, said
             assert said.count(f"stopped by {NAMES[number]}") == 1, said
         assert "Traceback" not in said, said
-        assert seconds < 3.0, said
+        assert seconds < on_this_machine(3.0), said
 
 
 def test_a_stop_that_python_cannot_raise_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_what_is_accepted_sees_the_time_step_and_can_be_trained(groups: int, blo
     spec = experiment.spec
     assert not blind_blocks(spec, parameter_shapes(spec))
     assert seen(spec, ratio) > 1e-4
-    unet = build_unet(spec, pruned_shapes(spec, ratio).by_name)
+    unet = build_unet(spec, pruned_shapes(spec, ratio)[-1].by_name)
     unet(torch.zeros(1, spec.channels, spec.image_size, spec.image_size), torch.tensor([1]))  # in training mode
 
 

@@ -12,7 +12,7 @@ def outcome(program: str, **environment: str) -> str:
     """What a program prints that is run with nothing said about authentication but what is given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=clean | environment, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=clean | environment, timeout=600
     )
     return done.stdout.strip()
 
@@ -46,7 +46,7 @@ prepare_environment()
 from fedphd_ray.runtime.on_ray.session import ray_session
 with ray_session("sockets", 0):
     import ray
-    assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1
+    assert ray.get(ray.remote(lambda: 1).remote(), timeout=600) == 1
     time.sleep(3)  # agents come late
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -80,7 +80,7 @@ def test_a_session_of_its_own_is_reached_from_this_machine_only(order: str, mode
     """Every port of every process; also where Ray was imported first, which then knows of no token."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", SOCKETS, order]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, timeout=600)
     assert done.returncode == 0, done.stderr
     words = [line.split() for line in done.stdout.splitlines()]
     listening = [address for word, address in words if word == "listens"]

@@ -22,6 +22,10 @@ def prepare_environment() -> None:
         os.environ.setdefault(FORMS_CLUSTERS, "0")
         # A session whose head has died ends soon, not after a minute.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
+        # On a busy machine a worker takes long to start: Ray would end it after a minute, and start another, for ever.
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+        # Ray's workers give way to everything else on a machine; a run that somebody waits for should not.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # A session of our own has no metrics: Ray keeps a time series for every name of a call, and ours name clients and rounds.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
     if "RAY_AUTH_MODE" in os.environ:
