@@ -227,7 +227,7 @@ def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Ent
         )
     records = [RoundFigures.model_validate(line) for line in metrics.rounds()]
     # A round is trained with the architecture that the round before left.
-    versions = [1 if config.pruning.mode == "at_init" else 0, *(record.version for record in records)]
+    versions = [int(config.pruning.at_start), *(record.version for record in records)]
     macs_of = summary.macs_by_version
     macs = accumulate(
         (record.num_images * macs_of[version] for record, version in zip(records, versions, strict=False)), initial=0

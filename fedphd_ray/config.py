@@ -5,7 +5,6 @@ Every section is the configuration object of the component it configures, so a d
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -56,7 +55,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         self._check_cohort()
-        self._check_pruning()
+        self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
         self._check_faults()
@@ -97,34 +96,6 @@ class Config(Section):
                 expected=f"at most data.num_clients = {self.data.num_clients}",
                 found=str(self.schedule.clients_per_round),
                 remedy="sample fewer clients a round, or register more",
-            )
-
-    def _check_pruning(self) -> None:
-        pruning, rounds = self.pruning, self.schedule.rounds
-        if pruning.again and pruning.mode == "none":
-            found = f"{len(pruning.again)} of them"
-            raise ConfigError("pruning.again", expected="no more prunings where pruning.mode is none", found=found)
-        if pruning.again and not all(before < after for before, after in pairwise((*pruning.rounds, rounds))):
-            raise ConfigError(
-                "pruning.again",
-                expected=f"rounds that follow the one before, and come before the last one (schedule.rounds = {rounds})",
-                found=", ".join(map(str, pruning.rounds)),
-            )
-        if pruning.mode not in ("prune", "sparse_then_prune"):
-            return
-        if pruning.round is None:
-            raise ConfigError(
-                "pruning.round",
-                expected=f"the round after which to prune, 1 to {rounds - 1}",
-                found="nothing",
-                remedy=f"set it, or use pruning.mode at_init or none instead of {pruning.mode}",
-            )
-        if pruning.round >= rounds:
-            raise ConfigError(
-                "pruning.round",
-                expected=f"a round before the last one, 1 to {rounds - 1} (schedule.rounds = {rounds})",
-                found=str(pruning.round),
-                remedy="prune earlier, run longer, or set pruning.mode: none",
             )
 
     def _check_hierarchy(self) -> None:

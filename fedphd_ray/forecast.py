@@ -136,7 +136,7 @@ class _Traffic:
         self._bytes: dict[str, int] = defaultdict(int)
         self._with_state: set[int] = set()
         self._owed: set[int] = set()
-        self._version = 1 if experiment.pruning.mode == "at_init" else 0
+        self._version = int(experiment.pruning.at_start)
         self._holds = [[False] * nodes for nodes in experiment.topology.sizes]
         self._syncs = 0
 

@@ -1,9 +1,11 @@
 """When the network is pruned, and under which penalty it trains until then."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from fedphd_ray.errors import ConfigError
 from fedphd_ray.sections import Section
 
 
@@ -40,12 +42,60 @@ class PruningConfig(Section):
     penalty: Literal["channel", "layer"] = "channel"
     again: tuple[PruningAgain, ...] = ()
 
+    def require_fit(self, last_round: int) -> None:
+        """Sees that every pruning has its round, in a run of so many.
+
+        Raises:
+            ConfigError: one has none, or comes too late.
+        """
+        if self.mode == "none" and self.again:
+            found = f"{len(self.again)} of them"
+            raise ConfigError("pruning.again", expected="no more prunings where pruning.mode is none", found=found)
+        if self.again and not all(before < after for before, after in pairwise((*self.rounds, last_round))):
+            raise ConfigError(
+                "pruning.again",
+                expected=f"rounds that follow the one before, and come before the last one (schedule.rounds = {last_round})",
+                found=", ".join(map(str, self.rounds)),
+            )
+        if self.mode not in ("prune", "sparse_then_prune"):
+            return
+        if self.round is None:
+            raise ConfigError(
+                "pruning.round",
+                expected=f"the round after which to prune, 1 to {last_round - 1}",
+                found="nothing",
+                remedy=f"set it, or use pruning.mode at_init or none instead of {self.mode}",
+            )
+        if self.round >= last_round:
+            raise ConfigError(
+                "pruning.round",
+                expected=f"a round before the last one, 1 to {last_round - 1} (schedule.rounds = {last_round})",
+                found=str(self.round),
+                remedy="prune earlier, run longer, or set pruning.mode: none",
+            )
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the random network is pruned before the first round."""
+        return self.mode == "at_init"
+
+    def describe(self) -> str:
+        """What is pruned when, in words."""
+        asked = f"{100 * self.ratio:.1f} % of the channels"
+        first = {
+            "none": "not pruned",
+            "at_init": f"pruned before the first round ({asked})",
+            "prune": f"pruned after round {self.round} ({asked})",
+            "sparse_then_prune": f"sparse training, pruned after round {self.round} ({asked})",
+        }[self.mode]
+        return first + "".join(f", then after round {one.round} ({100 * one.ratio:.1f} % of the rest)" for one in self.again)
+
     @property
     def rounds(self) -> tuple[int, ...]:
         """The rounds after which the model is pruned; 0 is before the first."""
         if self.mode == "none":
             return ()
-        return (0 if self.mode == "at_init" else self.round or 0, *(again.round for again in self.again))
+        return (0 if self.at_start else self.round or 0, *(again.round for again in self.again))
 
     @property
     def ratios(self) -> tuple[float, ...]:

@@ -16,20 +16,12 @@ MOST_CLIENTS_SHOWN = 24
 
 def describe(experiment: Experiment) -> str:
     """What is run, in a sentence: method, hierarchy, pruning."""
-    strategy, hierarchy, pruning = experiment.strategy, experiment.hierarchy, experiment.pruning
+    strategy, hierarchy = experiment.strategy, experiment.hierarchy
     name = str(strategy.model_dump().get("name", type(strategy).__name__))
     often = "every round" if hierarchy.cloud_period == 1 else f"every {hierarchy.cloud_period} rounds"
     tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
     tree = f"{', '.join(tiers)}, the cloud {often}"
-    asked = f"{text.percent(pruning.ratio)} of the channels"
-    cut = {
-        "none": "not pruned",
-        "at_init": f"pruned before the first round ({asked})",
-        "prune": f"pruned after round {pruning.round} ({asked})",
-        "sparse_then_prune": f"sparse training, pruned after round {pruning.round} ({asked})",
-    }
-    again = "".join(f", then after round {more.round} ({text.percent(more.ratio)} of the rest)" for more in pruning.again)
-    return f"{name}: {tree}; {cut[pruning.mode]}{again}"
+    return f"{name}: {tree}; {experiment.pruning.describe()}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:

@@ -67,7 +67,7 @@ class Cloud:
             statistics=tuple((nothing_seen,) * nodes for nodes in experiment.topology.sizes),
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
-        if experiment.pruning.mode == "at_init":
+        if experiment.pruning.at_start:
             run = self._prune(run)
         self._observer.observe(run, None)
         return run
