@@ -6,7 +6,7 @@ client fails: an update that is not sent is not counted).
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from fedphd_ray.federation.links import Link, Message, model_bytes
 from fedphd_ray.federation.merge import held_by
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.federation.prune import pruned_shapes
+from fedphd_ray.plans import RoundPlan
 from fedphd_ray.pruning.groups import count_macs
-from fedphd_ray.records import EdgeStatistics, RoundPlan
+from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.parts import named
@@ -138,6 +139,7 @@ class _Traffic:
         self._owed: set[int] = set()
         self._version = int(experiment.pruning.at_start)
         self._holds = [[False] * nodes for nodes in experiment.topology.sizes]
+        self._worked: list[set[int]] = [set() for _ in self._holds]
         self._syncs = 0
 
     def replay(self) -> tuple[dict[str, int], int]:
@@ -184,20 +186,33 @@ class _Traffic:
 
     def _count_up(self, plan: RoundPlan) -> list[int]:
         """What nodes over nodes aggregate; the edges that have sent."""
-        topology, message, edges = self._experiment.topology, self._held[self._version].to_parent(self._counts), []
+        topology, edges = self._experiment.topology, []
+        for edge in plan.edge_of.values():
+            self._worked[0].add(edge)
         for level in range(1, topology.depth + 1):
             below = self._holds[level - 1]
             for each in plan.at(level):
                 senders = [child.sender for child in held_by([held or None for held in below], each).contributions]
                 if not senders or (level < topology.depth and not self._holds[level][each.node]):
                     continue
-                if not topology.flat:
-                    self._add(topology.up(level - 1), len(senders), message)
+                self._count_senders(level - 1, senders)
+                if level < topology.depth and self._worked[level - 1].intersection(senders):
+                    self._worked[level].add(each.node)
+                self._worked[level - 1].difference_update(senders)
                 for child in senders:
                     below[child] = False
                 edges += senders if level == 1 else []
                 self._syncs += level == topology.depth
         return edges
+
+    def _count_senders(self, level: int, senders: Sequence[int]) -> None:
+        """Nodes under which clients have trained send what these sent beside their updates, too."""
+        if self._experiment.topology.flat:
+            return
+        held, worked = self._held[self._version], len(self._worked[level].intersection(senders))
+        beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
+        for times, carried in ((worked, beside), (len(senders) - worked, {})):
+            self._add(self._experiment.topology.up(level), times, replace(held, beside=carried).to_parent(self._counts))
 
     def _add(self, hop: Hop, times: int, message: Message) -> None:
         """So many messages over links of a hop."""

@@ -23,6 +23,7 @@ GROUND = {
     "files",
     "imports",
     "memory",
+    "plans",
     "population",
     "records",
     "sections",

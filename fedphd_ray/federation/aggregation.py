@@ -82,7 +82,14 @@ def fold(terms: Iterable[Tensor]) -> Tensor | None:
     return total.total
 
 
-def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Sequence[float], scale: float = 1.0) -> Tensor:
+def apply_update(
+    base: Tensor,
+    total: Tensor,
+    parts: Sequence[Part],
+    weights: Sequence[float],
+    scale: float = 1.0,
+    coverage: Tensor | None = None,
+) -> Tensor:
     """Gives base + scale * total / weight [num_params]: the weighted mean of models from the weighted sum of their updates.
 
     Args:
@@ -91,7 +98,12 @@ def apply_update(base: Tensor, total: Tensor, parts: Sequence[Part], weights: Se
         parts: shares of the model with a weight each; one that nobody reported (weight 0) stays as it is.
         weights: sum of weights per part.
         scale: factor on the mean update.
+        coverage: sum of weights of each coordinate [num_params], where those differ; the parts' are not used then. A coordinate
+            that nobody covers stays as it is.
     """
+    if coverage is not None:
+        covered = coverage > 0
+        return torch.where(covered, base + scale * (total / torch.where(covered, coverage, 1.0)), base)
     result = torch.empty_like(total)
     for part, weight in zip(parts, weights, strict=True):
         for piece in part.slices:
@@ -126,6 +138,31 @@ def weighted_models(
         total.add_weighted([(update, float(weight)) for update, weight in zip(updates, own, strict=True)])
     assert total.total is not None
     return apply_update(base, total.total, parts, [1.0] * len(parts))
+
+
+def covered_models(
+    base: Tensor, models: Sequence[Tensor], starts: Sequence[Tensor], weights: NDArray[np.float64], shares: Sequence[Tensor]
+) -> Tensor:
+    """The same where coordinates do not count alike: base + s sum_e w_e c_e (W_e - start_e) / sum_e w_e c_e [num_params].
+
+    Args:
+        base: see `weighted_models`; a coordinate that nobody covers stays as it is.
+        models: W_e.
+        starts: what each of them started from.
+        weights: w_e, whose sum is s.
+        shares: c_e [num_params] in [0, 1].
+    """
+    total, mass = VectorSum(), VectorSum()
+    counted = [share * float(weight) for share, weight in zip(shares, weights, strict=True)]
+    for own in counted:
+        mass.add(own)
+    assert mass.total is not None
+    covered = mass.total > 0
+    for model, start, own in zip(models, starts, counted, strict=True):  # shares of 1 first: the mean of one model is that model
+        share = torch.where(covered, own / torch.where(covered, mass.total, 1.0), 0.0)
+        total.add_weighted([(Update.whole(model, start).times(share), None)])
+    assert total.total is not None
+    return torch.where(covered, base + float(weights.sum()) * total.total, base)
 
 
 def weights_by_part(edges: Sequence[EdgeStatistics], weights: NDArray[np.float64], num_parts: int) -> list[NDArray[np.float64]]:

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fedphd_ray.federation.aggregation import fold_by_name, weighted_models, weights_by_part
+from fedphd_ray.federation.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
 from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.links import Link, Message
 from fedphd_ray.federation.protocol import Holdings
+from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
-from fedphd_ray.records import Aggregation, EdgeStatistics, Payload, Transfer
+from fedphd_ray.records import EdgeStatistics, Kind, Payload, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
@@ -30,6 +33,7 @@ class MergeOrder:
         bases: for each child, the position of the model that it started from among those that the node is given.
         statistics: what each of them has seen since it sent its model last.
         plan_channels: length of the plan by which the network was pruned; 0 before that.
+        fresh: the node has merged nothing since it was given its model.
         attempt: how often the node's process has died meanwhile.
     """
 
@@ -41,6 +45,7 @@ class MergeOrder:
     bases: tuple[int, ...]
     statistics: tuple[EdgeStatistics, ...]
     plan_channels: int
+    fresh: bool = True
     attempt: int = 0
 
 
@@ -53,6 +58,7 @@ def order_of(
     round: int,
     bases: Sequence[int],
     plan_channels: int,
+    fresh: bool,
 ) -> MergeOrder:
     """An aggregation with the method's weights, times the plan's factors and scaled to the sum that they had.
 
@@ -64,6 +70,7 @@ def order_of(
         round: goes into the ledger.
         bases: see `MergeOrder`.
         plan_channels: see `MergeOrder`.
+        fresh: see `MergeOrder`.
     """
     children = tuple(each.sender for each in aggregation.contributions)
     seen = tuple(statistics[child] for child in children)
@@ -72,7 +79,7 @@ def order_of(
     if np.any(factors != 1.0):
         scaled = weights * factors
         weights = scaled * (weights.sum() / scaled.sum())
-    return MergeOrder(round, aggregation.level - 1, aggregation.node, children, weights, tuple(bases), seen, plan_channels)
+    return MergeOrder(round, aggregation.level - 1, aggregation.node, children, weights, tuple(bases), seen, plan_channels, fresh)
 
 
 def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggregation:
@@ -117,8 +124,10 @@ def _link(order: MergeOrder, position: int, topology: Topology, codec: Codec) ->
 
 
 def _message(order: MergeOrder, position: int, payload: Payload, strategy: Strategy) -> Message:
-    counts = order.statistics[position].label_counts if strategy.shares_label_statistics else None
-    return Holdings.of(payload, strategy, order.plan_channels).to_parent(counts)
+    seen = order.statistics[position]
+    counts = seen.label_counts if strategy.shares_label_statistics else None
+    beside = {name: vector for name, vector in payload.beside.items() if name in strategy.clients_send and seen.weight > 0}
+    return Holdings.of(replace(payload, beside=beside), strategy, order.plan_channels).to_parent(counts)
 
 
 def merged(order: MergeOrder, bases: Sequence[Payload], arrived: Sequence[Payload], strategy: Strategy) -> Payload:
@@ -131,9 +140,21 @@ def merged(order: MergeOrder, bases: Sequence[Payload], arrived: Sequence[Payloa
         strategy: knows the parts of a model.
     """
     base, parts = bases[0], strategy.parts(bases[0].layout)
-    weights = weights_by_part(order.statistics, order.weights, len(parts))
-    models = [as_tensor(payload.vector) for payload in arrived]
+    own, models = as_tensor(base.vector), [as_tensor(payload.vector) for payload in arrived]
     starts = [as_tensor(bases[position].vector) for position in order.bases]
-    vector = weighted_models(as_tensor(base.vector), models, parts, weights, starts)
     beside = fold_by_name([payload.beside for payload in arrived], [1] * len(arrived))
+    if Kind.COVERAGE in beside:
+        shares = [_share(payload, seen) for payload, seen in zip(arrived, order.statistics, strict=True)]
+        vector = covered_models(own, models, starts, order.weights, shares)
+    else:
+        vector = weighted_models(own, models, parts, weights_by_part(order.statistics, order.weights, len(parts)), starts)
+    if not order.fresh and Kind.COVERAGE in base.beside:
+        beside |= fold_by_name([{Kind.COVERAGE: base.beside[Kind.COVERAGE]}, beside], [1, 1])
     return Payload(as_numpy(vector), base.layout, base.version, beside)
+
+
+def _share(payload: Payload, seen: EdgeStatistics) -> Tensor:
+    """Share of a child's weight that its clients have who cover each coordinate [num_params]; 0 where nobody took part."""
+    if Kind.COVERAGE not in payload.beside:
+        return torch.zeros(payload.layout.num_params)
+    return as_tensor(payload.beside[Kind.COVERAGE]) / seen.weight

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.plans import Aggregation, Contribution, RoundPlan
 from fedphd_ray.population import Population
-from fedphd_ray.records import Aggregation, Contribution, EdgeStatistics, RoundPlan
+from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy

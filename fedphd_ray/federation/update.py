@@ -30,6 +30,10 @@ class Update:
         """What of a whole update is in some parts of the model."""
         return replace(self, slices=tuple(piece for part in parts for piece in part.slices))
 
+    def times(self, coverage: Tensor) -> "Update":
+        """Each coordinate times what a vector [num_params] says of it, as a difference in new memory."""
+        return Update(self.vector * coverage, None, self.slices)
+
     @property
     def vectors(self) -> tuple[Tensor, ...]:
         """Trained, and initial if there is one."""

@@ -13,17 +13,9 @@ from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.federation.prune import plan_pruning
+from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import (
-    Aggregation,
-    ClientReport,
-    ClientState,
-    EdgeStatistics,
-    LocalOrder,
-    Payload,
-    RoundPlan,
-    Transfer,
-)
+from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.exchange import hand_down, sent_in_vain, statistics_to_cohort
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
@@ -135,7 +127,8 @@ class Cloud:
                     factors={client: factor for client, factor in weighed.items() if factor != 1.0},
                 )
                 past = {block.version: state.past[block.version][0][edge] for block in blocks if block.version is not None}
-                tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states, past))
+                fresh = state.edge_statistics[edge].weight == 0
+                tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states, past, fresh))
         return tasks
 
     def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
-from fedphd_ray.records import Payload, RoundPlan, Transfer
+from fedphd_ray.plans import RoundPlan
+from fedphd_ray.records import Payload, Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle

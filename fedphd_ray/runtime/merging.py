@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedphd_ray.federation.merge import MergeOrder, held_by, order_of, sent_up_in_vain
-from fedphd_ray.records import Aggregation, RoundPlan, Transfer
+from fedphd_ray.plans import Aggregation, RoundPlan
+from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend, Handle, MergeTask
@@ -30,6 +31,7 @@ def order_for(experiment: Experiment, state: RunState, aggregation: Aggregation)
         round=state.round,
         bases=[0 if each.version is None else 1 + versions.index(each.version) for each in aggregation.contributions],
         plan_channels=state.plan_channels,
+        fresh=level == experiment.topology.depth or state.statistics[level][node].weight == 0,
     )
     return (own, *(state.past[version][level][node] for version in versions)), order
 

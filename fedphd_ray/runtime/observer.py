@@ -10,7 +10,8 @@ import torch
 
 from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, RoundPlan, Transfer
+from fedphd_ray.plans import RoundPlan
+from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, Transfer
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.progress import Reporter, round_record

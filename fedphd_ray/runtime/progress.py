@@ -11,7 +11,8 @@ from typing import Protocol
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import read_regular, read_text, write_whole
-from fedphd_ray.records import EdgeReport, EdgeStatistics, RoundPlan
+from fedphd_ray.plans import RoundPlan
+from fedphd_ray.records import EdgeReport, EdgeStatistics
 from fedphd_ray.runtime.storage.seals import MOST_BYTES, FileSeal
 from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
 

@@ -58,7 +58,11 @@ class LocalStart:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a client sends beside its update, by names (`clients_send`), and what it keeps for its next round."""
+    """What a client sends beside its update, by names (`clients_send`), and what it keeps for its next round.
+
+    `Kind.COVERAGE` has a meaning of its own: how much each coordinate of the update counts [num_params], in [0, 1]. Means are
+    then taken coordinate by coordinate, at every tier; one that nobody covers stays as it is. All else is added up as it is.
+    """
 
     beside: dict[Kind, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)

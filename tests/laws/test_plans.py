@@ -15,7 +15,8 @@ from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.federation.merge import MergeOrder, merged
 from fedphd_ray.federation.schedule import Schedule
 from fedphd_ray.forecast import forecast
-from fedphd_ray.records import Aggregation, Contribution, EdgeStatistics, Kind, LocalOrder, Payload, RoundPlan
+from fedphd_ray.plans import Aggregation, Contribution, RoundPlan
+from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.experiment import Experiment

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedphd_ray.records import Block
+from fedphd_ray.plans import Block
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, assign, balanced, runs, single_clients, sums_of, whole_blocks
 
 BLOCKS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=3)

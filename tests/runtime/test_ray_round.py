@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.records import Block, EdgeReport, LocalOrder
+from fedphd_ray.plans import Block
+from fedphd_ray.records import EdgeReport, LocalOrder
 from fedphd_ray.runtime.on_ray.calls import TICK_SECONDS, Wires
 from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
 from fedphd_ray.runtime.policy.dispatch import HostTimes, single_clients, whole_blocks
@@ -138,7 +139,7 @@ class World:
     def _fold(self, actor, sizes, *partials):
         return [0.1, self._sum(sizes, partials)]
 
-    def _aggregate(self, actor, edge, model, sizes, strategy, *partials):
+    def _aggregate(self, actor, edge, model, sizes, strategy, fresh, *partials):
         edge = int(actor.name.partition("/")[2])
         return [EdgeReport(edge, 0.0, (), np.zeros(2), (), (), 0.0, 0.0, 0.0), self._sum(sizes, partials)]
 

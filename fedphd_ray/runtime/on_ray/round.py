@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedphd_ray.records import Block, EdgeReport
+from fedphd_ray.plans import Block
+from fedphd_ray.records import EdgeReport
 from fedphd_ray.runtime.on_ray.actor_pool import Actor, Ref
 from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, single_clients, sums_of
@@ -245,7 +246,7 @@ class RayRound:
         if self._rules.faults.kills_edge(self._round, task.edge) and self._strikes("edge", task.edge):
             self._await_death(actor, name)
         call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {self._round}")
-        refs = call.remote(task.edge, task.model, sizes, task.strategy, *partials)
+        refs = call.remote(task.edge, task.model, sizes, task.strategy, task.fresh, *partials)
 
         def done(call: Call, report: EdgeReport) -> None:
             edge.report, edge.model = report, call.refs[1]

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedphd_ray.records import Block
+from fedphd_ray.plans import Block
 
 CALL_SECONDS = 0.005  # what a call to an actor costs beside its work
 STORE_BYTES_PER_SECOND = 1e9  # writing a sum into the object store, and reading it from there

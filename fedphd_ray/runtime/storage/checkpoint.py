@@ -17,13 +17,13 @@ from safetensors.numpy import load, save
 
 from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
 from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientState, Payload
+from fedphd_ray.records import ClientState, Kind, Payload
 from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, Frame, Manifest, NodeFile
 from fedphd_ray.runtime.storage.places import Storage
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.runtime.storage.state import Models, RunState, keep_all
 from fedphd_ray.runtime.storage.state_files import from_bytes, to_bytes
-from fedphd_ray.runtime.workers.backend import Backend
+from fedphd_ray.runtime.workers.backend import Backend, Handle
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
@@ -210,12 +210,12 @@ def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
     for place, models in [("now", state.models), *((str(version), models) for version, models in state.past.items())]:
-        held = {(level, node): handle for level, handles in enumerate(models) for node, handle in enumerate(handles)}
-        tensors |= {
-            f"node/{place}/{level}/{node}": backend.get_payload(handle).vector
-            for (level, node), handle in held.items()
-            if handle is not None
-        }
+        for level, handles in enumerate(models):
+            for node, handle in enumerate(handles):
+                if handle is not None:
+                    payload, name = backend.get_payload(handle), f"node/{place}/{level}/{node}"
+                    tensors[name] = payload.vector
+                    tensors |= {f"{name}/{kind}": vector for kind, vector in payload.beside.items()}
     return tensors
 
 
@@ -266,10 +266,14 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         failures=tuple(manifest.failures),
     )
 
+    def held(name: str) -> Handle | None:
+        if name not in tensors:
+            return None
+        beside = {Kind(kind): vector for kind, vector in below(f"{name}/").items()}
+        return backend.put(replace(state.model, vector=tensors[name], beside=beside))
+
     def models(place: str, sizes: Sequence[int]) -> Models:
-        vectors = below(f"node/{place}/")
-        held = {key: backend.put(replace(state.model, vector=vector)) for key, vector in vectors.items()}
-        return tuple(tuple(held.get(f"{level}/{node}") for node in range(nodes)) for level, nodes in enumerate(sizes))
+        return tuple(tuple(held(f"node/{place}/{level}/{node}") for node in range(nodes)) for level, nodes in enumerate(sizes))
 
     sizes = [len(level) for level in manifest.nodes]
     past = {version: models(str(version), [*sizes, 1]) for version in manifest.past}

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.records import EdgeStatistics
+from fedphd_ray.records import EdgeStatistics, Kind
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.tensors import Shape
 
@@ -94,8 +94,9 @@ class Manifest(BaseModel):
     @property
     def most_tensor_bytes(self) -> int:
         """What the tensors may take: some vectors of the network's length."""
-        models = (sum(map(len, self.nodes)) + 1) * (1 + len(self.past)) + 8
-        return models * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
+        models = (sum(map(len, self.nodes)) + 1) * (1 + len(self.past))
+        vectors = models * (1 + len(Kind)) + 8
+        return vectors * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
 
     @classmethod
     def opened(cls, data: bytes) -> "Manifest":

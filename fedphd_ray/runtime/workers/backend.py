@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.merge import MergeOrder
-from fedphd_ray.records import Block, ClientState, EdgeReport, LocalOrder, Payload, Transfer
+from fedphd_ray.plans import Block
+from fedphd_ray.records import ClientState, EdgeReport, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.workers.client_host import SampleChunk
 from fedphd_ray.strategies import Strategy
 
@@ -26,6 +27,7 @@ class EdgeTask:
         strategy: the method.
         states: what its clients have kept, where they have.
         past: former models of the edge that some blocks start from, by version.
+        fresh: the edge has seen nothing since it was given its model.
     """
 
     edge: int
@@ -35,6 +37,7 @@ class EdgeTask:
     strategy: Strategy
     states: dict[int, Handle]
     past: Mapping[int, Handle] = field(default_factory=dict)
+    fresh: bool = True
 
     def start(self, block: Block) -> Handle:
         """The model that the clients of a block start from."""

@@ -24,6 +24,7 @@ from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
 from fedphd_ray.federation.protocol import Holdings, upload
+from fedphd_ray.federation.update import Update
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
@@ -119,7 +120,7 @@ class ClientHost:
             model=as_tensor(payload.vector).to(self._device),
             parts=parts,
             version=payload.version,
-            beside={name: as_tensor(vector).to(self._device) for name, vector in payload.beside.items()},
+            beside={name: as_tensor(payload.beside[name]).to(self._device) for name in setup.strategy.server_sends},
             plan_channels=order.plan_channels,
         )
         sums = _Sums(parts)
@@ -246,8 +247,13 @@ class _Sums:
 
     def add(self, arrived: Delivery, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
         """One more client."""
-        self._sums[Kind.MODEL].add_weighted([(arrived.update, weight)])
-        for name, vector in arrived.beside.items():
+        update, beside = arrived.update, arrived.beside
+        coverage = beside.pop(Kind.COVERAGE, None)
+        if coverage is not None:
+            self._sums[Kind.COVERAGE].add_weighted([(Update(coverage, None, update.slices), weight)])
+            update = update.times(coverage)
+        self._sums[Kind.MODEL].add_weighted([(update, weight)])
+        for name, vector in beside.items():
             self._sums[name].add(vector)
         self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))
         self._label_counts.append(label_counts)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedphd_ray.federation.aggregation import apply_update, fold_partials
+from fedphd_ray.federation.aggregation import apply_update, fold_by_name, fold_partials
 from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
@@ -45,7 +45,7 @@ class EdgeServer:
         return folded.fold_seconds, folded
 
     def aggregate(
-        self, edge: int, payload: Payload, block_sizes: Sequence[int], strategy: Strategy, *partials: PartialUpdate
+        self, edge: int, payload: Payload, block_sizes: Sequence[int], strategy: Strategy, fresh: bool, *partials: PartialUpdate
     ) -> tuple[EdgeReport, Payload]:
         """Its report, and the edge's model after the round (with the sum of what clients sent beside their updates).
 
@@ -54,18 +54,23 @@ class EdgeServer:
             payload: the edge's model before the round.
             block_sizes: number of partial updates per reduction block; partials of a block are summed first, then the blocks.
             strategy: says in which parts, and on which scale, updates are averaged.
+            fresh: the edge has seen nothing since it was given this model; else what its clients have covered adds up.
             *partials: in the order of the plan.
         """
         began = time.perf_counter()
         folded = fold_partials(partials, block_sizes)
         parts, vector = strategy.parts(payload.layout), payload.vector
         weights = [math.fsum(column) for column in zip(*folded.weights, strict=True)] or [0.0] * len(parts)
-        beside = dict(folded.totals)
+        down = [name for name in strategy.server_sends if name in payload.beside and name not in strategy.clients_send]
+        beside = {name: payload.beside[name] for name in down} | dict(folded.totals)
         total = beside.pop(Kind.MODEL, None)
         if total is not None:
             used = [report for report in folded.reports if not report.failure]
             scale = strategy.step_scale([report.num_samples for report in used], [report.num_steps for report in used])
-            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(total), parts, weights, scale))
+            coverage = as_tensor(beside[Kind.COVERAGE]) if Kind.COVERAGE in beside else None
+            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(total), parts, weights, scale, coverage))
+        if not fresh and Kind.COVERAGE in payload.beside:
+            beside |= fold_by_name([{Kind.COVERAGE: payload.beside[Kind.COVERAGE]}, beside], [1, 1])
         after = Payload(vector, payload.layout, payload.version, beside)
         own_seconds = time.perf_counter() - began
         report = EdgeReport(

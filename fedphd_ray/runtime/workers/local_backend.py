@@ -75,5 +75,5 @@ class LocalBackend:
             partial, new_states = self._host.train(self.get_payload(task.start(block)), task.order, block.clients, kept)
             partials.append(partial)
             states |= {client: state for client, state in zip(block.clients, new_states, strict=True) if state is not None}
-        report, model = self._server.aggregate(task.edge, payload, [1] * len(partials), task.strategy, *partials)
+        report, model = self._server.aggregate(task.edge, payload, [1] * len(partials), task.strategy, task.fresh, *partials)
         return EdgeOutcome(report, model, states)

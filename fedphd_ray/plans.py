@@ -1,0 +1,82 @@
+"""Round plans: who contributes what to which aggregation. Frozen, and made before anything of a round happens."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+
+class Contribution(NamedTuple):
+    """What one sender adds to an aggregation.
+
+    Attributes:
+        sender: a client, at level 0; elsewhere the index of a child node.
+        version: which model of the aggregating node the sender started from: the one that the node had at the beginning of this
+            round. None is the newest.
+        factor: on the sender's weight.
+    """
+
+    sender: int
+    version: int | None = None
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """One node's part of a round: level 0 are the edges, the level above the highest tier is the cloud."""
+
+    level: int
+    node: int
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A reduction block: clients of one edge whose updates are summed first, in this order, wherever they are trained.
+
+    All of them start from the same model, see `Contribution`; no factors are all 1.
+    """
+
+    edge: int
+    clients: tuple[int, ...]
+    version: int | None = None
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Everything that is decided about a round before it starts. A round without contributions is one in which nothing happens.
+
+    Attributes:
+        round: 1 for the first.
+        aggregations: leaves first. Who has sent its model to an aggregation is given its parent's at the next round.
+        block_size: clients per reduction block.
+        prunes: the cloud model is pruned at the end.
+        reported_parts: client -> names of the parts of the model it sends back; a client not in it sends all that travel.
+    """
+
+    round: int
+    aggregations: tuple[Aggregation, ...]
+    block_size: int
+    prunes: bool = False
+    reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def edge_of(self) -> dict[int, int]:
+        """Client -> edge, in the order of client ids."""
+        leaves = self.at(0)
+        return dict(sorted((each.sender, leaf.node) for leaf in leaves for each in leaf.contributions))
+
+    def at(self, level: int) -> tuple[Aggregation, ...]:
+        """The aggregations of a level."""
+        return tuple(each for each in self.aggregations if each.level == level)
+
+    def blocks(self, edge: int) -> tuple[Block, ...]:
+        """The reduction tree of an edge: contributions in their order, a new block where the model differs."""
+        blocks: list[Block] = []
+        for each in (each for leaf in self.at(0) if leaf.node == edge for each in leaf.contributions):
+            last = blocks[-1] if blocks else None
+            if last is None or len(last.clients) == self.block_size or last.version != each.version:
+                last = Block(edge, (), each.version)
+                blocks.append(last)
+            blocks[-1] = Block(edge, (*last.clients, each.sender), each.version, (*last.factors, each.factor))
+        return tuple(blocks)
