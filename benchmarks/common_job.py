@@ -7,12 +7,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from fedphd_ray.config import Config, parse_config
-from fedphd_ray.diffusion.quality import QualityReport
+from fedphd_ray.runtime.events import Event, RoundDone
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run import run
 
@@ -36,16 +35,11 @@ class Stamps:
         self.seconds: list[float] = []
         self.records: list[RoundRecord] = []
 
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """Nothing is resumed."""
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """Nothing is judged."""
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
-        """A round is over."""
-        self.seconds.append(time.perf_counter())
-        self.records.append(record)
+    def on_event(self, event: Event) -> None:
+        """A round is over, or something else."""
+        if isinstance(event, RoundDone):
+            self.seconds.append(time.perf_counter())
+            self.records.append(event.record)
 
 
 def job() -> Config:

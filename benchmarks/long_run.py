@@ -6,9 +6,9 @@ BENCH_ROUNDS (default 200) and BENCH_CONFIG (default examples/hundreds.yaml, wit
 import os
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
+from fedphd_ray.runtime.events import Event, RoundDone
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 
 prepare_environment()  # before Ray is imported
@@ -17,8 +17,6 @@ import ray  # noqa: E402
 from ray._private.internal_api import memory_summary  # noqa: E402
 
 from fedphd_ray.config import load_config  # noqa: E402
-from fedphd_ray.diffusion.quality import QualityReport  # noqa: E402
-from fedphd_ray.runtime.progress import RoundRecord  # noqa: E402
 from fedphd_ray.runtime.run import run  # noqa: E402
 
 CONFIG = Path(os.environ.get("BENCH_CONFIG", Path(__file__).parent.parent / "examples" / "hundreds.yaml"))
@@ -54,15 +52,9 @@ def private_bytes() -> dict[str, int]:
 class Watcher:
     """Prints a line every 20 rounds."""
 
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """Nothing is resumed."""
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """Nothing is judged."""
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+    def on_event(self, event: Event) -> None:
         """Measures now and then."""
-        if record.round % 20 == 0:
+        if isinstance(event, RoundDone) and event.record.round % 20 == 0:
             by_kind = private_bytes()
             store = re.search(
                 r"Plasma memory usage (\S+ \S+), (\d+) objects",
@@ -71,7 +63,7 @@ class Watcher:
             kinds = ", ".join(f"{kind} {size / 2**20:.0f}" for kind, size in sorted(by_kind.items()))
             total = sum(by_kind.values()) / 2**20
             held = f"object store {store[1]}, {store[2]} objects" if store else "object store unknown"
-            print(f"round {record.round}: {total:.0f} MiB ({kinds}); {held}", flush=True)
+            print(f"round {event.record.round}: {total:.0f} MiB ({kinds}); {held}", flush=True)
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError, UserError
-from fedphd_ray.runtime.progress import MetricsFile, Reporter
+from fedphd_ray.runtime.events import Reporter
+from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.run import resume, run
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.start import Needs, shared_actors

@@ -22,11 +22,20 @@ class Kind(enum.StrEnum):
     PLAN = "plan"
 
 
+class Outcome(enum.StrEnum):
+    """Why a client has no part in a round that it was asked to take part in."""
+
+    FAILED = "failed"  # it raised, or what it made may not be used
+    LATE = "late"  # its time was over
+    LOST = "lost"  # its process died, more often than it is tried again
+
+
 class Transfer(NamedTuple):
     """One message over one link: one row of the ledger. There are thousands, and a tuple crosses processes several times faster.
 
     `num_params` counts scalars, `num_bytes` what a wire would carry, `version` is the architecture (0 = dense),
-    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries.
+    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries, `mark` what became of a
+    client that was sent it (`Outcome`), or `lost` where the receiving process died; empty where all is well.
     """
 
     round: int
@@ -40,6 +49,7 @@ class Transfer(NamedTuple):
     num_bytes: int
     sim_seconds: float = 0.0
     attempt: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ class LocalOrder:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it failed."""
+    """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it has no part."""
 
     client: int
     edge: int
@@ -179,6 +189,7 @@ class ClientReport:
     num_images: int
     num_samples: int
     failure: str = ""
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Small federations for tests, and one way to run them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,7 @@ from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.events import Event, Judged, RoundDone, Started
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
@@ -102,12 +103,17 @@ class Recorder:
     rounds: list[RoundRecord] = field(default_factory=list)
     qualities: list[tuple[int, QualityReport]] = field(default_factory=list)
     begun: tuple[int, dict[str, int]] = (0, {})
+    events: list[Event] = field(default_factory=list)
 
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        self.begun = (round, dict(bytes_by_hop))
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        self.qualities.append((round, quality))
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+        match event:
+            case Started(round, bytes_by_hop):
+                self.begun = (round, dict(bytes_by_hop))
+            case Judged(round, quality):
+                self.qualities.append((round, quality))
+            case RoundDone(record, quality):
+                self.on_round(record, quality)
 
     def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
         self.rounds.append(record)

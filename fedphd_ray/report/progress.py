@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -13,12 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fedphd_ray.diffusion.quality import QualityReport, in_words
+from fedphd_ray.records import Outcome
 from fedphd_ray.report import text
+from fedphd_ray.runtime.events import Event, Judged, LeftOut, Pruned, Replaced, RoundDone, Started
 from fedphd_ray.runtime.policy.failures import first_line
 from fedphd_ray.runtime.progress import RoundRecord
 
 PLAIN_LINE_SECONDS = 5.0
 RECENT_ROUNDS = 20
+IN_WORDS = {Outcome.FAILED: "failed", Outcome.LATE: "was late", Outcome.LOST: "was lost"}
 
 
 class ConsoleProgress:
@@ -37,7 +39,6 @@ class ConsoleProgress:
         self._quality: tuple[int, QualityReport] | None = None
         self._first_quality: tuple[int, QualityReport] | None = None
         self._record: RoundRecord | None = None
-        self._version = 0
         self._stamps: list[float] = []
         self._last_line = 0.0
         label = TextColumn(f"{title}  round".strip(), markup=False)
@@ -60,32 +61,32 @@ class ConsoleProgress:
         """One sentence outside the panel."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)  # commands in it are copied
 
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """Counts on from what was sent before the run was stopped."""
-        self._bytes = defaultdict(int, bytes_by_hop)
-        self._bar.update(self._task, completed=round)
+    def on_event(self, event: Event) -> None:
+        """A line of its own for whatever is not a plain round; the panel or, every few seconds, a line for those."""
+        match event:
+            case Started(round, bytes_by_hop):  # counts on from what was sent before the run was stopped
+                self._bytes = defaultdict(int, bytes_by_hop)
+                self._bar.update(self._task, completed=round)
+            case Judged(round, quality):
+                self._first_quality = self._first_quality or (round, quality)
+                self._quality = round, quality
+                self.say(f"{'untrained' if round == 0 else f'round {round}'}: {in_words(quality)}")
+                self._refresh()
+            case LeftOut(round, client, _, outcome, why):
+                became = f"client/{client} {IN_WORDS[outcome]}: {first_line(why)}"
+                self.say(f"warning: round {round}: {became}; its update was not aggregated")
+            case Replaced(round, why):
+                self.say(f"note: round {round}: a process died and was replaced: {why}")
+            case Pruned(round, _, num_params):
+                self.say(f"round {round}: the network was pruned to {num_params:,} parameters; payloads are smaller from here on")
+            case RoundDone(record, _):
+                self._on_round(record)
 
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """Remembers the newest figures; a line of its own for each evaluation."""
-        self._first_quality = self._first_quality or (round, quality)
-        self._quality = round, quality
-        when = "untrained" if round == 0 else f"round {round}"
-        self.say(f"{when}: {in_words(quality)}")
-        self._refresh()
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
-        """Updates the panel, or writes a line every few seconds and at events."""
+    def _on_round(self, record: RoundRecord) -> None:
         for hop, num_bytes in record.bytes_by_hop.items():
             self._bytes[hop] += num_bytes
         self._record = record
         self._stamps = [*self._stamps[-RECENT_ROUNDS:], time.monotonic()]
-        for why in record.replacements:
-            self.say(f"note: round {record.round}: a process died and was replaced: {why}")
-        for client, failure in record.failures.items():
-            self.say(f"warning: round {record.round}: client/{client}: {first_line(failure)}; its update was not aggregated")
-        if record.version != self._version:
-            self.say(f"round {record.round}: the network was pruned; every payload is smaller from here on")
-            self._version = record.version
         self._bar.update(self._task, completed=record.round, left=f"{self._time_left()} left")
         if self._live is None:
             self._plain_line(record)

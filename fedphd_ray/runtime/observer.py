@@ -1,6 +1,6 @@
 """What looks at a run and changes nothing: books, progress, evaluation and checkpoints, one round behind the main loop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,15 @@ from typing import Self
 
 import torch
 
+from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, Transfer
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
+from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, Reporter, RoundDone, Saved
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.progress import Reporter, round_record
+from fedphd_ray.runtime.progress import round_record
 from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.state import RunState
@@ -109,17 +111,32 @@ class Observer:
             picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
             models = [self._backend.put(model) for model in delivered_models(experiment, self._backend, state).values()]
             quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
-            self._reporter.on_quality(state.round, quality)
+            self._reporter.on_event(Judged(state.round, quality))
         if trace is not None:
-            seconds = trace.seconds | self._watch.lap()
-            reports, slots = trace.reports, self._backend.slots
-            replaced = self._backend.take_replacements()
-            record = round_record(trace.plan, state.model.version, reports, trace.seen, moved, seconds, slots, replaced)
-            self._reporter.on_round(record, quality)
+            self._tell(state, trace, moved, quality)
         if self._checkpoints is not None and self._checkpoints.due(state.round, last):
             with self._watch("checkpoint"):
                 self._ledger.flush(state.round)
                 self._checkpoints.save(state, self._backend)
+            self._reporter.on_event(Saved(state.round))
+        if state.round == last:
+            self._reporter.on_event(Ended(state.round))
+
+    def _tell(self, state: RunState, trace: RoundTrace, moved: Mapping[str, int], quality: QualityReport | None) -> None:
+        """Everything that was in a round, and then the round."""
+        tell, round = self._reporter.on_event, state.round
+        tell(Planned(trace.plan))
+        for client in (client for report in trace.reports for client in report.reports):
+            if client.outcome is not None:
+                tell(LeftOut(round, client.client, client.edge, client.outcome, client.failure))
+        replaced = self._backend.take_replacements()
+        for why in replaced:
+            tell(Replaced(round, why))
+        if trace.plan.prunes:
+            tell(Pruned(round, state.model.version, state.model.layout.num_params))
+        seconds, slots = trace.seconds | self._watch.lap(), self._backend.slots
+        record = round_record(trace.plan, state.model.version, trace.reports, trace.seen, moved, seconds, slots, replaced)
+        tell(RoundDone(record, quality))
 
 
 def delivered_models(experiment: Experiment, backend: Backend, state: RunState) -> dict[int | None, Payload]:

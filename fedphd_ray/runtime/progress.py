@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import read_regular, read_text, write_whole
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics
+from fedphd_ray.runtime.events import Event, Judged, RoundDone
 from fedphd_ray.runtime.storage.seals import MOST_BYTES, FileSeal
 from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
 
@@ -36,7 +35,8 @@ class RoundRecord:
         transfer_seconds: time the driver spent putting models into the object store and taking them out.
         checkpoint_seconds: time spent on writing the checkpoint of the round before, if there was one.
         overhead_fraction: 1 - train_seconds / (slots * round_seconds).
-        failures: clients whose update was not aggregated.
+        failures: clients whose update was not aggregated, and why.
+        outcomes: the same in a word: they have failed, were late, or were lost with their process.
         replacements: processes that died and were replaced since the record before, a sentence each.
     """
 
@@ -58,6 +58,7 @@ class RoundRecord:
     overhead_fraction: float
     sim_seconds: float
     failures: dict[int, str]
+    outcomes: dict[int, str]
     replacements: tuple[str, ...]
 
 
@@ -97,43 +98,9 @@ def round_record(
         overhead_fraction=max(0.0, 1.0 - train_seconds / slot_seconds),
         sim_seconds=0.0,
         failures={client.client: client.failure for client in clients if client.failure},
+        outcomes={client.client: client.outcome.value for client in clients if client.outcome is not None},
         replacements=tuple(replacements),
     )
-
-
-class Reporter(Protocol):
-    """Told what happens, in the driver, between rounds. Must not change anything and must be cheap."""
-
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """The run begins after `round` (0 for a new one), when so many bytes have been sent."""
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """The model was judged after `round` (0: before training)."""
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
-        """A round is over."""
-
-
-class Reporters:
-    """Several reporters as one."""
-
-    def __init__(self, *reporters: Reporter) -> None:
-        self._reporters = reporters
-
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """Tells all."""
-        for reporter in self._reporters:
-            reporter.on_start(round, bytes_by_hop)
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """Tells all."""
-        for reporter in self._reporters:
-            reporter.on_quality(round, quality)
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
-        """Tells all."""
-        for reporter in self._reporters:
-            reporter.on_round(record, quality)
 
 
 class MetricsFile:
@@ -143,17 +110,14 @@ class MetricsFile:
         self._metrics = directory / "metrics.jsonl"
         self._quality = directory / "quality.jsonl"
 
-    def on_start(self, round: int, bytes_by_hop: Mapping[str, int]) -> None:
-        """Nothing is written."""
-
-    def on_quality(self, round: int, quality: QualityReport) -> None:
-        """Adds a line to `quality.jsonl`."""
-        _append(self._quality, {"round": round, **vars(quality)})
-
-    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        figures = {"fid": quality.fid, "kid": quality.kid} if quality is not None else {}
-        _append(self._metrics, {**vars(record), **figures})
+    def on_event(self, event: Event) -> None:
+        """A line for a round, a line for an evaluation."""
+        match event:
+            case Judged(round, quality):
+                _append(self._quality, {"round": round, **vars(quality)})
+            case RoundDone(record, quality):
+                figures = {"fid": quality.fid, "kid": quality.kid} if quality is not None else {}
+                _append(self._metrics, {**vars(record), **figures})
 
     def seals(self) -> tuple[FileSeal, FileSeal]:
         """Of both files as they are."""

@@ -12,10 +12,10 @@ from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
+from fedphd_ray.runtime.events import Reporter, Reporters, Started
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
 from fedphd_ray.runtime.observer import Observer, delivered_models
-from fedphd_ray.runtime.progress import Reporter, Reporters
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
@@ -201,7 +201,7 @@ def _rounds(
                 cloud = Cloud(experiment, backend, observer)
                 again = restart or rollbacks > 0  # these rounds are this process's own
                 state = books.restore(backend, say, restart=again) if resume or rollbacks else None
-                reporter.on_start(0 if state is None else state.round, books.ledger.bytes_by_hop)
+                reporter.on_event(Started(0 if state is None else state.round, books.ledger.bytes_by_hop))
                 return cloud.run(state or cloud.begin())
         except StateLostError as error:
             rollbacks += 1

@@ -11,6 +11,7 @@ from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.events import Event, RoundDone
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.places import LocalStorage
@@ -93,10 +94,8 @@ def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
     checkpoints = Checkpoints(LocalStorage(tmp_path), config.checkpoint)
 
     class Stop:
-        def on_quality(self, *_: object) -> None: ...
-
-        def on_round(self, record, quality) -> None:
-            if record.round == 3:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, RoundDone) and event.record.round == 3:
                 raise Interrupted
 
     with pytest.raises(Interrupted):

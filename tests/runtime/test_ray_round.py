@@ -163,7 +163,7 @@ def run(world: World, tasks: Sequence[EdgeTask], *, single: bool = False, retrie
     units = single_clients(units, COSTS) if single else units
     queues = [units[host :: len(world.hosts)] for host in range(len(world.hosts))]
 
-    def leave_out(client: int, edge: int, reason: str) -> object:
+    def leave_out(client: int, edge: int, reason: str, outcome: object) -> object:
         world.left_out = [*getattr(world, "left_out", []), (client, reason)]
         ref = object()
         world.values[ref] = None

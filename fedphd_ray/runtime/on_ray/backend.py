@@ -10,7 +10,7 @@ import ray
 from numpy.typing import NDArray
 
 from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
-from fedphd_ray.records import ClientReport, ClientState, PartialUpdate, Payload
+from fedphd_ray.records import ClientReport, ClientState, Outcome, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool, Answer, Ref
 from fedphd_ray.runtime.on_ray.merge import RayMerge
 from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
@@ -138,10 +138,10 @@ class RayBackend:
             queues[unit.clients[0]].append(unit)
         return queues
 
-    def _leave_out(self, client: int, edge: int, reason: str) -> Ref:
+    def _leave_out(self, client: int, edge: int, reason: str, outcome: Outcome) -> Ref:
         """The contribution of a client whose host could not say itself why there is none."""
         num_samples, num_classes = len(self._setup.client_rows[client]), self._setup.label_counts.shape[1]
-        report = ClientReport(client, edge, math.nan, 0, 0, num_samples, reason)
+        report = ClientReport(client, edge, math.nan, 0, 0, num_samples, reason, outcome)
         nothing = np.zeros(num_classes, np.int64)
         return ray.put(PartialUpdate({}, (), nothing, (report,), (), train_seconds=0.0, busy_seconds=0.0))
 

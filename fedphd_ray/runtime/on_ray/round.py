@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedphd_ray.plans import Block
-from fedphd_ray.records import EdgeReport
+from fedphd_ray.records import EdgeReport, Outcome
 from fedphd_ray.runtime.on_ray.actor_pool import Actor, Ref
 from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, single_clients, sums_of
@@ -47,7 +47,7 @@ class RoundRules:
         costs: client -> images that its training takes.
         failures: what happens when a host dies.
         faults: what is made to go wrong.
-        leave_out: the empty contribution of a client (with its edge) that is left out for a reason, as an object.
+        leave_out: the empty contribution of a client (with its edge) that is left out for a reason, in words and as an outcome.
     """
 
     dedicated: bool
@@ -55,7 +55,7 @@ class RoundRules:
     costs: Mapping[int, float]
     failures: FailureConfig
     faults: FaultScript
-    leave_out: Callable[[int, int, str], Ref]
+    leave_out: Callable[[int, int, str, Outcome], Ref]
 
 
 class RayRound:
@@ -177,16 +177,16 @@ class RayRound:
         for unit in single_clients(units, self._rules.costs):
             self._edges[unit.task].lost.append((unit.clients[0], unit.attempt))
         again, hopeless = after_a_death(units, self._rules.costs, self._rules.failures.client_retries)
-        reasons = {unit: f"its host died {unit.attempt} times while it was trained" for unit in hopeless}
+        reasons = {unit: (f"its host died {unit.attempt} times while it was trained", Outcome.LOST) for unit in hopeless}
         limit = self._rules.failures.client_timeout_seconds
         for unit in [*again, *hopeless] if limit is not None else ():
             if self._pool.overdue(self._round, unit.clients[0]):
-                reasons[unit] = f"no answer within failures.client_timeout_seconds = {limit:g}"
+                reasons[unit] = f"no answer within failures.client_timeout_seconds = {limit:g}", Outcome.LATE
         again = [unit for unit in again if unit not in reasons]
         self._queues[host].extendleft(reversed(again))
-        for unit, reason in reasons.items():
+        for unit, (reason, outcome) in reasons.items():
             edge = self._edges[unit.task]
-            edge.pieces[unit.block, unit.start] = unit, [self._rules.leave_out(unit.clients[0], edge.task.edge, reason)]
+            edge.pieces[unit.block, unit.start] = unit, [self._rules.leave_out(unit.clients[0], edge.task.edge, reason, outcome)]
             self._fold(edge)
 
     def _strikes(self, kind: str, number: int) -> bool:

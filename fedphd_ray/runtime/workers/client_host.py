@@ -28,7 +28,7 @@ from fedphd_ray.federation.update import Update
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Transfer
+from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, Outcome, PartialUpdate, Payload, Transfer
 from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
@@ -129,11 +129,11 @@ class ClientHost:
             began = time.perf_counter()
             num_samples = len(setup.client_rows[client])
             arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
-            sums.transfers += arrived.rows
-            result, failure = self._try(model, arrived, order, client, state)
+            result, failure, outcome = self._try(model, arrived, order, client, state)
+            sums.transfers += arrived.rows if outcome is None else [row._replace(mark=outcome.value) for row in arrived.rows]
             sums.train_seconds += time.perf_counter() - began
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
-            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure))
+            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure, outcome))
             if result is None or failure:
                 kept_states.append(state)
                 continue
@@ -173,8 +173,8 @@ class ClientHost:
         order: LocalOrder,
         client: int,
         state: ClientState | None,
-    ) -> tuple[LocalResult | None, str]:
-        """Trains a client, again after an exception; its result, and why that may not be used (empty if it may)."""
+    ) -> tuple[LocalResult | None, str, Outcome | None]:
+        """Trains a client, again after an exception; its result, and why that may not be used (empty, None if it may)."""
         setup, failure = self._setup, ""
         limit = setup.failures.client_timeout_seconds
         for attempt in range(order.attempt, setup.failures.client_retries + 1):
@@ -195,14 +195,15 @@ class ClientHost:
                         before_step=_watcher(limit, slow=kind == "slow"),
                     )
             except ClientTimeoutError as error:
-                return None, str(error)
+                return None, str(error), Outcome.LATE
             except Exception as error:
                 failure = f"{type(error).__name__}: {error} (attempt {attempt + 1})\n{traceback.format_exc().rstrip()}"
             else:
                 trained = spoiled(kind, result.update.trained)
                 result = replace(result, update=replace(result.update, trained=trained))
-                return result, _failure(result, arrived.model)  # what is not finite is so every time
-        return None, failure
+                failure = _failure(result, arrived.model)  # what is not finite is so every time
+                return result, failure, Outcome.FAILED if failure else None
+        return None, failure, Outcome.FAILED
 
     @contextlib.contextmanager
     def _watched(self, round: int, client: int) -> Iterator[None]:
