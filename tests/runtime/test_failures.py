@@ -121,7 +121,7 @@ def test_a_client_that_never_answers_is_ended_with_its_host(actor_pool: ActorPoo
 
 
 def test_faults_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of client, host and edge"):
+    with pytest.raises(ConfigError, match="one of client, host, edge and node"):
         tiny(faults=[{"round": 1, "client": 1, "host": 1, "kind": "kill"}])
     with pytest.raises(ConfigError, match="kind: kill for a fault of a host"):
         tiny(faults=[{"round": 1, "host": 1, "kind": "nan"}])
