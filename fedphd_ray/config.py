@@ -80,11 +80,14 @@ class Config(Section):
                 found="one",
                 remedy="take runtime.backend: ray, or another kind of fault",
             )
-        above = self.hierarchy.topology().servers[self.hierarchy.num_edges or 1 :]
-        if unknown := sorted({fault.node for fault in self.faults if fault.node is not None} - {*above}):
+        topology = self.hierarchy.topology()
+        if unknown := sorted(
+            {fault.node for fault in self.faults if fault.node is not None and not topology.merges_at(fault.node)}
+        ):
+            above = ", ".join(f"{tier.name}/0 to {tier.name}/{tier.nodes - 1}" for tier in topology.tiers[1:])
             raise ConfigError(
                 "faults",
-                expected=f"a node above the edges: {', '.join(above) or 'there is none in this tree'}",
+                expected=f"a node above the edges: {above or 'there is none in this tree'}",
                 found=", ".join(unknown),
                 remedy="an edge server is meant by `edge: 0`",
             )

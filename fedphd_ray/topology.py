@@ -116,6 +116,16 @@ class Topology:
             "edge/0",
         )
 
+    @property
+    def num_servers(self) -> int:
+        """How many `servers` there are."""
+        return sum(self.sizes)
+
+    def merges_at(self, name: str) -> bool:
+        """Whether there is a node of this name above the edges."""
+        tier, _, index = name.partition("/")
+        return any(tier == own.name and index in map(str, range(own.nodes)) for own in self.tiers[1:])
+
     def server(self, level: int, index: int) -> int:
         """Position of a node among `servers`."""
         return sum(self.sizes[:level]) + index

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.plans import Aggregation, Contribution, RoundPlan
@@ -32,6 +32,9 @@ class ScheduleConfig(Section):
     block_size: PositiveInt = 5
 
 
+MOST_NODES = 100_000  # of a tier: each is an actor
+
+
 class TierConfig(Section):
     """One tier of aggregators.
 
@@ -43,7 +46,7 @@ class TierConfig(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$", max_length=20)]
-    nodes: PositiveInt
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES)]
     period: PositiveInt = 1
 
 
@@ -57,7 +60,7 @@ class HierarchyConfig(Section):
             `num_edges` nodes and period `cloud_period`.
     """
 
-    num_edges: NonNegativeInt = 2
+    num_edges: Annotated[int, Field(ge=0, le=MOST_NODES)] = 2
     cloud_period: PositiveInt = 5
     tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)] | None = None
 

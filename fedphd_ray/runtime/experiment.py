@@ -116,14 +116,14 @@ class Experiment:
             clients_per_round=self.schedule.cohort_size,
             model_bytes=model_bytes,
             training_bytes=activation_bytes(self.spec, self.local.batch_size) + self.dataset.images.nbytes,
-            num_servers=len(self.topology.servers),
+            num_servers=self.topology.num_servers,
             store_bytes=self.store_bytes(model_bytes),
         )
 
     def store_bytes(self, model_bytes: int) -> int:
         """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
         cohort = self.schedule.cohort_size
-        models, states = 2 * (cohort + len(self.topology.servers) + 8), 0
+        models, states = 2 * (cohort + self.topology.num_servers + 8), 0
         if self.local.keeps_moments or self.strategy.keeps_state:
             budget = int(self.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
             states = min(budget, 3 * self.population.num_clients * model_bytes)
