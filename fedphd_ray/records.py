@@ -34,8 +34,7 @@ class Transfer(NamedTuple):
     """One message over one link: one row of the ledger. There are thousands, and a tuple crosses processes several times faster.
 
     `num_params` counts scalars, `num_bytes` what a wire would carry, `version` is the architecture (0 = dense),
-    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries, `mark` what became of a
-    client that was sent it (`Outcome`), or `lost` where the receiving process died; empty where all is well.
+    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries.
     """
 
     round: int
@@ -49,7 +48,6 @@ class Transfer(NamedTuple):
     num_bytes: int
     sim_seconds: float = 0.0
     attempt: int = 0
-    mark: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ SCHEMA = pa.schema(
         ("num_bytes", pa.int64()),
         ("sim_seconds", pa.float64()),
         ("attempt", pa.int32()),
-        ("mark", pa.string()),
     ]
 )
 MOST_BYTES = 2**30  # of one part

@@ -14,7 +14,7 @@ from fedphd_ray.federation.links import Link, Message
 from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
-from fedphd_ray.records import EdgeStatistics, Kind, Outcome, Payload, Transfer
+from fedphd_ray.records import EdgeStatistics, Kind, Payload, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
@@ -108,7 +108,7 @@ def sent_up_in_vain(
 ) -> list[Transfer]:
     """What reached a node's process that then died, so many times; `sized` is like the models that were sent."""
     return [
-        row._replace(mark=Outcome.LOST.value)
+        row
         for attempt in range(attempts)
         for position in range(len(order.children))
         for row in _link(replace(order, attempt=attempt), position, topology, codec).rows(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.plans import RoundPlan
-from fedphd_ray.records import Outcome, Payload, Transfer
+from fedphd_ray.records import Payload, Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
@@ -81,8 +81,7 @@ def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: 
         source = topology.aggregator_name(outcome.report.edge)
         for client, attempt in outcome.lost:
             link = Link(round, topology.to_client, source, client_name(client), experiment.codec, attempt)
-            message = held.to_client(known=client in state.client_states, owed=client in state.plan_owed)
-            rows += [row._replace(mark=Outcome.LOST.value) for row in link.rows(message)]
+            rows += link.rows(held.to_client(known=client in state.client_states, owed=client in state.plan_owed))
     return rows
 
 

@@ -87,13 +87,10 @@ def test_who_was_lost(actor_pool: ActorPool) -> None:
 
 
 def _require(outcome: Outcome, recorder: Recorder, became: Became) -> None:
-    """The event, the record and the ledger say it."""
+    """The event and the record say it; the ledger has what it was sent, and nothing of it."""
     (left,) = [event for event in recorder.events if isinstance(event, LeftOut)]
     assert (left.round, left.client, left.outcome) == (2, victim(), became)
     assert [record.outcomes for record in recorder.rounds] == [{}, {victim(): became.value}, {}, {}]
     name = f"client/{victim()}"
-    down = [row for row in outcome.transfers if row.round == 2 and row.destination == name and row.kind == "model"]
-    assert {row.mark for row in down} == {became.value}
+    assert [row for row in outcome.transfers if row.round == 2 and row.destination == name and row.kind == "model"]
     assert not [row for row in outcome.transfers if row.round == 2 and row.source == name]
-    others = {row.mark for row in outcome.transfers if row.round != 2}
-    assert others == {""}

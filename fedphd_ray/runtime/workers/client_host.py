@@ -129,8 +129,8 @@ class ClientHost:
             began = time.perf_counter()
             num_samples = len(setup.client_rows[client])
             arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
+            sums.transfers += arrived.rows
             result, failure, outcome = self._try(model, arrived, order, client, state)
-            sums.transfers += arrived.rows if outcome is None else [row._replace(mark=outcome.value) for row in arrived.rows]
             sums.train_seconds += time.perf_counter() - began
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
             sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure, outcome))
