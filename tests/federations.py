@@ -119,6 +119,23 @@ class Recorder:
         self.rounds.append(record)
 
 
+class StoppedHereError(Exception):
+    """What `Until` raises."""
+
+
+class Until(Recorder):
+    """Stops a run when the round after a last one is over."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+
+    def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+        super().on_round(record, quality)
+        if record.round > self.last:
+            raise StoppedHereError
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a federation."""

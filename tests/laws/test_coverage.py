@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from federations import FLAT, Outcome, Recorder, federate, method
+from federations import FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method
 from torch import Tensor
 
 from fedphd_ray.federation.aggregation import apply_update, covered_models
@@ -144,21 +144,6 @@ def test_it_goes_on_from_any_round(case: str, tmp_path: Path) -> None:
     for after in (1, 2, 3):
         experiment = covering(case)
         experiment = replace(experiment, checkpoint=experiment.checkpoint.model_copy(update={"every": 1, "keep": 1}))
-        with pytest.raises(_StopError):
-            runs.run(experiment, tmp_path / str(after), _Until(after))
+        with pytest.raises(StoppedHereError):
+            runs.run(experiment, tmp_path / str(after), Until(after))
         assert runs.resume(experiment, tmp_path / str(after), Recorder()).model_sha256 == in_one_process(case).sha256
-
-
-class _StopError(Exception):
-    pass
-
-
-class _Until(Recorder):
-    def __init__(self, round: int) -> None:
-        super().__init__()
-        self.last = round
-
-    def on_round(self, record, quality):
-        super().on_round(record, quality)
-        if record.round > self.last:
-            raise _StopError

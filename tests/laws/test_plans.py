@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import FLAT, Outcome, Recorder, federate, method
+from federations import FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method
 from numpy.typing import NDArray
 
 from fedphd_ray.config import Config
@@ -126,26 +126,11 @@ def test_any_plan_goes_on_after_any_round(case: str, tmp_path: Path) -> None:
     schedule, config = CASES[case]
     config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": 1, "keep": 1})})
     for after in (1, 2, 3):
-        with pytest.raises(_StopError):
-            runs.run(planned(schedule, config), tmp_path / str(after), _Until(after))
+        with pytest.raises(StoppedHereError):
+            runs.run(planned(schedule, config), tmp_path / str(after), Until(after))
         assert (
             runs.resume(planned(schedule, config), tmp_path / str(after), Recorder()).model_sha256 == in_one_process(case).sha256
         )
-
-
-class _StopError(Exception):
-    pass
-
-
-class _Until(Recorder):
-    def __init__(self, round: int) -> None:
-        super().__init__()
-        self.last = round
-
-    def on_round(self, record, quality):
-        super().on_round(record, quality)
-        if record.round > self.last:
-            raise _StopError
 
 
 def states_of(experiment: Experiment, backend: Backend) -> list[RunState]:
