@@ -83,7 +83,7 @@ def order_of(
 
 
 def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggregation:
-    """Without the contributions of those who hold nothing: none of their clients took part since they sent last."""
+    """Without the contributions of those who hold nothing: nobody has trained below them since they sent last."""
     holding = tuple(each for each in aggregation.contributions if models[each.sender] is not None)
     return replace(aggregation, contributions=holding)
 
@@ -107,6 +107,7 @@ def sent_up_in_vain(
     order: MergeOrder, sized: Payload, attempts: int, strategy: Strategy, topology: Topology, codec: Codec
 ) -> list[Transfer]:
     """What reached a node's process that then died, so many times; `sized` is like the models that were sent."""
+    sized = replace(sized, beside=dict.fromkeys(strategy.clients_send, sized.vector))
     return [
         row
         for attempt in range(attempts)

@@ -26,7 +26,8 @@ def hand_down(experiment: Experiment, backend: Backend, state: RunState, round: 
     if all(held is not None for level in models for held in level):
         return state.models, []
     first = not state.syncs and not any(held is not None for level in models for held in level)
-    above: tuple[Handle | None, ...] = (backend.put(state.broadcast(experiment.strategy.server_sends)),)
+    waiting = None in models[-1]  # elsewhere nobody needs the cloud's model
+    above: tuple[Handle | None, ...] = (backend.put(state.broadcast(experiment.strategy.server_sends)) if waiting else None,)
     for level in reversed(range(topology.depth)):
         given = list(models[level])
         for index in range(len(given)):

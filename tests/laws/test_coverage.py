@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fedphd_ray.federation.aggregation import apply_update, covered_models
 from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.merge import MergeOrder, sent_up_in_vain
 from fedphd_ray.forecast import forecast
-from fedphd_ray.records import Kind, LocalOrder
+from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.experiment import Experiment
@@ -26,6 +27,7 @@ from fedphd_ray.runtime.policy.placement import Placement
 from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.local_backend import LocalBackend
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Strategy
+from fedphd_ray.tensors import Layout
 
 
 def covering_method(*, everything: bool = False) -> Strategy:
@@ -147,3 +149,16 @@ def test_it_goes_on_from_any_round(case: str, tmp_path: Path) -> None:
         with pytest.raises(StoppedHereError):
             runs.run(experiment, tmp_path / str(after), Until(after))
         assert runs.resume(experiment, tmp_path / str(after), Recorder()).model_sha256 == in_one_process(case).sha256
+
+
+def test_what_a_dead_node_was_sent_is_counted_with_its_coverage() -> None:
+    """From a child under which somebody has trained; one without has nothing beside its model."""
+    experiment = covering("regions")
+    layout = Layout(("w",), ((5,),))
+    sized, nothing = Payload(np.zeros(5, np.float32), layout, 0), EdgeStatistics.empty(2)
+    seen = (replace(nothing, weight=3.0), nothing)
+    order = MergeOrder(1, 0, 0, (0, 1), np.array([1.0, 0.0]), (0, 0), seen, 0)
+    rows = sent_up_in_vain(order, sized, 2, experiment.strategy, experiment.topology, experiment.codec)
+    sent = Counter((row.attempt, row.source, str(row.kind)) for row in rows)
+    whole = [("edge/0", "model"), ("edge/0", "coverage"), ("edge/1", "model")]
+    assert sent == Counter((attempt, *each) for attempt in (0, 1) for each in whole)
