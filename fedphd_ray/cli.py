@@ -92,7 +92,7 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
         from fedphd_ray.runtime.policy.placement import Node, decide, store_size  # noqa: PLC0415
         from fedphd_ray.runtime.workers.device import this_machine  # noqa: PLC0415
 
-        experiment = load_config(config, overrides).build()
+        experiment = load_config(config, overrides).build(_note)
         cost = forecast(experiment)
         if experiment.runtime.backend == "local":
             placement = "everything in one process"
@@ -205,6 +205,11 @@ def _say(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _note(line: str) -> None:
+    """Something beside the results."""
+    errors.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def _at_work(on: str) -> Iterator[None]:
     """Says at once what is going on, since imports alone take seconds: on a terminal in a line that goes again."""
@@ -212,7 +217,7 @@ def _at_work(on: str) -> Iterator[None]:
         with errors.status(rich.markup.escape(on)):
             yield
     else:
-        errors.print(on, highlight=False, markup=False, soft_wrap=True)
+        _note(on)
         yield
 
 
@@ -220,7 +225,7 @@ def _build(config: "Config") -> "Experiment":
     """The experiment, after everything that can be refused without running was looked at."""
     from fedphd_ray.forecast import forecast  # noqa: PLC0415
 
-    experiment = config.build()
+    experiment = config.build(_note)
     forecast(experiment)  # refuses a ratio that would empty a layer
     return experiment
 

@@ -10,6 +10,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
+from fedphd_ray.data.dataset import Say, unheard
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
@@ -134,12 +135,16 @@ class Config(Section):
                 remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
-    def build(self) -> Experiment:
-        """Loads the data, divides it among the clients, and makes every component."""
-        dataset = self.data.load(self.seed)
+    def build(self, say: Say = unheard) -> Experiment:
+        """Loads the data, divides it among the clients, and makes every component.
+
+        Args:
+            say: told what takes time while the data is read, and what was left out of it.
+        """
+        dataset = self.data.load(self.seed, say)
         spec = UNetSpec(self.model, dataset.image_size, dataset.channels)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
-        indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng)
+        indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
         return Experiment(
             name=self.name,

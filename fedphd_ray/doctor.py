@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fedphd_ray.diffusion.features import default_cache_dir
+from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.errors import ResourceError
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 from fedphd_ray.runtime.policy.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity

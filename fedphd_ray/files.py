@@ -9,6 +9,18 @@ from fedphd_ray.errors import UserError
 MIB = 2**20
 
 
+def absolute(path: str) -> str:
+    """A path that means the same in every folder, `~` expanded.
+
+    Raises:
+        ValueError: it names a user that there is not.
+    """
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user") from None
+
+
 def read_regular(path: Path, most_bytes: int) -> bytes:
     """The bytes of a regular file.
 

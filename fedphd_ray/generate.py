@@ -7,9 +7,11 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
+from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.config import load_config
-from fedphd_ray.data.sources import Digits, ImageDataset
-from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
+from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.data.sources import Digits
+from fedphd_ray.diffusion.features import load_feature_network
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport

@@ -13,10 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNK = 2**17  # float32: 512 KiB
 
+Pixels = NDArray[np.float32] | NDArray[np.uint8]
 State = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 
@@ -108,3 +110,8 @@ def as_tensor(array: np.ndarray) -> Tensor:
         # Object-store memory is read-only, which torch cannot express and warns of; the rule above is what keeps it safe.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def signed(images: Tensor) -> Tensor:
+    """Images as the network takes them, float32 in [-1, 1]: of uint8 they are scaled, others are so already."""
+    return images.float().div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images

@@ -19,6 +19,7 @@ LAYERS = {
     "surface": 5,
 }
 GROUND = {
+    "cache",
     "errors",
     "files",
     "imports",

@@ -1,6 +1,6 @@
 """Partitions: which image belongs to which client. Every image belongs to exactly one, and no client is left with nothing."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,26 @@ from fedphd_ray.population import ClientRows
 from fedphd_ray.sections import Section
 
 Indices = NDArray[np.int64]
+
+
+class Rule(Protocol):
+    """Divides images among clients."""
+
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
+        """Indices of each client, sorted.
+
+        Args:
+            labels: of the images [N].
+            num_classes: of the data set.
+            num_clients: among whom they are divided.
+            rng: of the partition.
+            owners: whose each image is [N], where the data says so.
+        """
+        ...
+
+
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding
 
 
@@ -19,7 +39,9 @@ class Iid(Section):
 
     name: Literal["iid"] = "iid"
 
-    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
         """Indices of each client, sorted; see the module."""
         _enough(len(labels), num_clients, 1)
         return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
@@ -35,7 +57,9 @@ class Classes(Section):
     name: Literal["classes"] = "classes"
     classes_per_client: PositiveInt = 2
 
-    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
         """Indices of each client, sorted; see the class."""
         key = "data.partition.classes_per_client"
         if self.classes_per_client > num_classes:
@@ -77,7 +101,9 @@ class Dirichlet(Section):
     alpha: Alpha = 0.5
     min_images: PositiveInt = 1
 
-    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
         """Indices of each client, sorted; see the class."""
         _enough(len(labels), num_clients, self.min_images)
         clients: list[list[Indices]] = [[] for _ in range(num_clients)]
@@ -100,14 +126,79 @@ class Quantity(Section):
     alpha: Alpha = 0.5
     min_images: PositiveInt = 1
 
-    def split(self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator) -> list[Indices]:
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
         """Indices of each client, sorted; see the class."""
         _enough(len(labels), num_clients, self.min_images)
         shares = rng.dirichlet(np.full(num_clients, self.alpha))
         return _fill(_cut(rng.permutation(len(labels)), shares), self.min_images, rng)
 
 
-Partition = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator="name")]
+class Natural(Section):
+    """Each image belongs to whom the data says: `data.client_column`, `data.client_folders`, or an array `clients`."""
+
+    name: Literal["natural"] = "natural"
+
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
+        """Indices of each client, sorted; see the class."""
+        if owners is None:
+            raise DataError(
+                "data.partition.name",
+                expected="data that says whose each image is",
+                found="no owners",
+                remedy="set data.client_column (parquet) or data.client_folders (image_folder), or add an array clients (npz)",
+            )
+        known = np.unique(owners)
+        if len(known) != num_clients:
+            raise DataError(
+                "data.num_clients",
+                expected=f"{len(known)}: so many own images in this data",
+                found=str(num_clients),
+                remedy=f"set data.num_clients: {len(known)}",
+            )
+        return [np.flatnonzero(owners == owner).astype(np.int64) for owner in known]
+
+
+Simple = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator="name")]
+
+
+class TwoLevel(Section):
+    """One rule across groups of clients (regions, hospitals), and one within each: client c of N is in group floor(c G / N).
+
+    Attributes:
+        groups: G.
+        across: divides the images among the groups.
+        within: divides a group's images among its clients; it knows the classes that the group has.
+    """
+
+    name: Literal["two_level"] = "two_level"
+    groups: PositiveInt = 2
+    across: Simple = Dirichlet()
+    within: Simple = Iid()
+
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> list[Indices]:
+        """Indices of each client, sorted; see the class."""
+        if self.groups > num_clients:
+            raise DataError(
+                "data.partition.groups",
+                expected=f"at most data.num_clients = {num_clients}: every group has a client",
+                found=str(self.groups),
+                remedy="fewer groups, or more clients",
+            )
+        members = np.bincount(np.arange(num_clients) * self.groups // num_clients)
+        clients: list[Indices] = []
+        for own, size in zip(self.across.split(labels, num_classes, self.groups, rng), members.tolist(), strict=True):
+            there, renumbered = np.unique(labels[own], return_inverse=True)
+            clients += [own[part] for part in self.within.split(renumbered.astype(np.int64), len(there), size, rng)]
+        return clients
+
+
+Partition = Annotated[Iid | Classes | Dirichlet | Quantity | Natural | TwoLevel, Field(discriminator="name")]
 
 
 def label_counts(labels: Indices, indices: Indices, num_classes: int) -> NDArray[np.int64]:

@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fedphd_ray.cache import write_cached
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
-from fedphd_ray.tensors import as_tensor
+from fedphd_ray.tensors import Pixels, as_tensor, signed
 from fedphd_ray.threads import torch_threads
 
 RECIPE = 2
@@ -62,8 +61,8 @@ class FeatureNetwork(nn.Module):
         return logits
 
 
-def train_feature_network(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> FeatureNetwork:
-    """Trains on images [N, C, S, S] in [-1, 1] from a seed of its own, so that FIDs of different runs are comparable.
+def train_feature_network(images: Pixels, labels: NDArray[np.int64], num_classes: int) -> FeatureNetwork:
+    """Trains on images [N, C, S, S] (see `tensors.signed`) from a seed of its own, so that FIDs of different runs are comparable.
 
     The work does not grow with N: a fixed number of batches. One thread, because sums over
     several would make the last bits depend on the machine.
@@ -76,7 +75,7 @@ def train_feature_network(images: NDArray[np.float32], labels: NDArray[np.int64]
     generator = torch_generator(SEED, Purpose.FEATURE_NETWORK)
     with torch_threads(1), torch.enable_grad():
         for indices in _batches(len(images), generator):
-            logits = network.classify(inputs[indices] / 2 + 0.5)
+            logits = network.classify(signed(inputs[indices]) / 2 + 0.5)
             optimizer.zero_grad()
             nn.functional.cross_entropy(logits, targets[indices]).backward()
             optimizer.step()
@@ -84,13 +83,11 @@ def train_feature_network(images: NDArray[np.float32], labels: NDArray[np.int64]
     return network.eval().requires_grad_(False)
 
 
-def load_feature_network(
-    images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int, cache_dir: Path | None
-) -> FeatureNetwork:
+def load_feature_network(images: Pixels, labels: NDArray[np.int64], num_classes: int, cache_dir: Path | None) -> FeatureNetwork:
     """The feature network of a data set: from the cache if it lies there whole, else trained, and cached if that can be done.
 
     Args:
-        images: [N, C, S, S] in [-1, 1].
+        images: [N, C, S, S], see `tensors.signed`.
         labels: [N] in {0, ..., num_classes - 1}.
         num_classes: of the data set.
         cache_dir: need not exist, nor be writable; None for no cache.
@@ -100,20 +97,8 @@ def load_feature_network(
         return cached
     network = train_feature_network(images, labels, num_classes)
     if path is not None:
-        _write(network, path)
+        write_cached(path, safetensors.torch.save(network.state_dict()))
     return network
-
-
-def default_cache_dir() -> Path:
-    """$FEDPHD_CACHE_DIR, else $XDG_CACHE_HOME/fedphd_ray, else ~/.cache/fedphd_ray, else a temporary directory."""
-    if directory := os.environ.get("FEDPHD_CACHE_DIR"):
-        return Path(directory)
-    if directory := os.environ.get("XDG_CACHE_HOME"):
-        return Path(directory) / "fedphd_ray"
-    home = Path(os.environ.get("HOME", ""))
-    if home.is_absolute() and os.access(home, os.W_OK):
-        return home / ".cache" / "fedphd_ray"
-    return Path(tempfile.gettempdir()) / "fedphd_ray-cache"
 
 
 def _batches(num_images: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -126,7 +111,7 @@ def _batches(num_images: int, generator: torch.Generator) -> Iterator[Tensor]:
         left = left[BATCH_SIZE:]
 
 
-def _key(images: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> str:
+def _key(images: Pixels, labels: NDArray[np.int64], num_classes: int) -> str:
     sha = hashlib.sha256(f"{RECIPE} {STEPS} {num_classes} {images.shape}".encode())
     for array in (images, labels):
         sha.update(np.ascontiguousarray(array).data)
@@ -142,15 +127,3 @@ def _read(path: Path, channels: int, image_size: int, num_classes: int) -> Featu
     except (OSError, SafetensorError, RuntimeError):
         return None
     return network.eval().requires_grad_(False)
-
-
-def _write(network: FeatureNetwork, path: Path) -> None:
-    """Beside and renamed; a cache that cannot be written is done without."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as directory:
-            partial = Path(directory) / path.name
-            partial.write_bytes(safetensors.torch.save(network.state_dict()))
-            partial.replace(path)
-    except OSError:
-        return

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from fedphd_ray.diffusion.features import FeatureNetwork
 from fedphd_ray.diffusion.sampling import SAMPLER
 from fedphd_ray.errors import DataError, UserError
-from fedphd_ray.tensors import as_tensor
+from fedphd_ray.tensors import Pixels, as_tensor, signed
 
 BATCH = 250
 KERNEL_ROWS = 1000  # of a kernel matrix at a time
@@ -72,17 +70,17 @@ class QualityMeter:
     """Judges samples against real images. Every image passes the network once; the metrics are given its features.
 
     Args:
-        images: real images float32 [N, C, H, W] in [-1, 1], N at least 2; their statistics are computed once.
+        images: real images [N, C, H, W] (see `tensors.signed`), N at least 2; their statistics are computed once.
         network: feature network of the data set.
     """
 
-    def __init__(self, images: NDArray[np.float32], network: FeatureNetwork) -> None:
+    def __init__(self, images: Pixels, network: FeatureNetwork) -> None:
         if len(images) < 2:
             raise DataError("data", expected="at least 2 images to compare samples with", found=str(len(images)))
         self._network = network
         given = _Features(network.num_features)
         self._fid = FrechetInceptionDistance(feature=given, reset_real_features=False).set_dtype(torch.float64)
-        self._real = torch.cat([self._features(batch / 2 + 0.5) for batch in as_tensor(images).split(BATCH)])
+        self._real = torch.cat([self._features(signed(batch) / 2 + 0.5) for batch in as_tensor(images).split(BATCH)])
         self._fid.update(self._real, real=True)
 
     @cached_property

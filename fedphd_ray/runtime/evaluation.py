@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from fedphd_ray.data.sources import ImageDataset
-from fedphd_ray.diffusion.features import default_cache_dir, load_feature_network
+from fedphd_ray.cache import default_cache_dir
+from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.diffusion.features import load_feature_network
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.records import Payload

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.partition import counts_by_client
-from fedphd_ray.data.sources import ImageDataset
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
 from fedphd_ray.federation.codecs import FLOAT32, Codec

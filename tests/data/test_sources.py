@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.partition import Classes
-from fedphd_ray.data.sources import DataSource, Digits, ImageDataset, Shapes
+from fedphd_ray.data.sources import DataSource, Digits, Shapes
 from fedphd_ray.errors import DataError
 
 

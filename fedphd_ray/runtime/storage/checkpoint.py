@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt, field_validator
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
+from fedphd_ray.files import absolute
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, Kind, Payload
 from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, Frame, Manifest, NodeFile
@@ -52,9 +52,9 @@ class CheckpointConfig(Section):
         if path is None or "://" in path:
             return path
         try:
-            return str(Path(path).expanduser().absolute())
-        except RuntimeError:
-            raise ConfigError("checkpoint.path", expected="a folder", found=f"{path}: there is no such user") from None
+            return absolute(path)
+        except ValueError as error:
+            raise ConfigError("checkpoint.path", expected="a folder", found=str(error)) from None
 
 
 class Checkpoints:

@@ -35,7 +35,7 @@ from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, named
-from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.tensors import Pixels, as_numpy, as_tensor, signed
 from fedphd_ray.topology import Topology, client_name
 
 
@@ -44,7 +44,7 @@ class HostSetup:
     """What every host is given once.
 
     Attributes:
-        images: float32 [N, C, H, W] in [-1, 1], all clients' images, shared and read-only.
+        images: [N, C, H, W], all clients' images, shared and read-only; see `ImageDataset`.
         client_rows: per client, the rows of `images` that are its own.
         label_counts: int64 [num_clients, num_classes].
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
@@ -61,7 +61,7 @@ class HostSetup:
     penalty: SparsityPenalty
     topology: Topology
     codec: Codec
-    images: NDArray[np.float32]
+    images: Pixels
     client_rows: ClientRows
     label_counts: NDArray[np.int64]
     seed: int
@@ -182,7 +182,7 @@ class ClientHost:
             try:
                 with self._watched(order.round, client):
                     strike_before_training(kind)
-                    images = self._images[torch.from_numpy(setup.client_rows[client])].to(self._device)
+                    images = signed(self._images[torch.from_numpy(setup.client_rows[client])].to(self._device))
                     result = self._trainer.train(
                         model,
                         images,
