@@ -1,4 +1,4 @@
-"""The noise process: forward diffusion with a linear schedule, and the noise-prediction loss.
+"""The noise process: forward diffusion, what the network predicts of it, and the loss.
 
 Ho, Jain, Abbeel: "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239). The tables are diffusers'.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fedphd_ray.errors import ConfigError, ModelFileError
@@ -25,18 +25,35 @@ Timesteps = Annotated[int, Field(ge=1, le=100_000)]
 Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
+Schedule = Literal["linear", "cosine", "scaled_linear"]
+Prediction = Literal["epsilon", "v", "x0"]
+_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "scaled_linear": "scaled_linear"}
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
+"""Our words and diffusers'."""
+
+
 class ProcessConfig(Section):
-    """Linear variance schedule; defaults are DDPM's.
+    """Variances of the noise, and what the network is trained to predict; defaults are DDPM's.
 
     Attributes:
         num_timesteps: T.
         beta_start: variance of the first step.
         beta_end: variance of the last step.
+        schedule: how variances grow between them: `linear`, `scaled_linear` (their square roots do), or `cosine` (Nichol and
+            Dhariwal 2021, arXiv 2102.09672), which has no start and end of its own.
+        zero_terminal_snr: rescale them so that nothing of the image is left at the last step (Lin et al. 2024, arXiv 2305.08891).
+        prediction: the noise (`epsilon`), the image (`x0`), or the velocity `v` (Salimans and Ho 2022, arXiv 2202.00512).
+        min_snr_gamma: weigh each time step by min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556); null for equal weights of
+            what is predicted.
     """
 
     num_timesteps: Timesteps = 1000
     beta_start: Beta = 1e-4
     beta_end: Beta = 0.02
+    schedule: Schedule = "linear"
+    zero_terminal_snr: bool = False
+    prediction: Prediction = "epsilon"
+    min_snr_gamma: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _noise_grows(self) -> Self:
@@ -53,7 +70,13 @@ class ProcessConfig(Section):
                 expected="at least 1e-7: the sampler divides by the noise of the first step, which float32 must tell from none",
                 found=f"{self.beta_start:g}",
             )
-        if not float(signal[-1]) > 1e-15:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ConfigError(
+                "process.prediction",
+                expected="v or x0 where process.zero_terminal_snr is true: from pure noise, noise tells nothing of the image",
+                found="epsilon",
+            )
+        if self.prediction == "epsilon" and not float(signal[-1]) > 1e-15:
             raise ConfigError(
                 "process",
                 expected="something of the image to be left at the last time step: the sampler divides by it",
@@ -73,8 +96,9 @@ class ProcessConfig(Section):
             "num_train_timesteps": self.num_timesteps,
             "beta_start": self.beta_start,
             "beta_end": self.beta_end,
-            "beta_schedule": "linear",
-            "prediction_type": "epsilon",
+            "beta_schedule": _SCHEDULES[self.schedule],
+            "rescale_betas_zero_snr": self.zero_terminal_snr,
+            "prediction_type": _PREDICTIONS[self.prediction],
             "clip_sample": True,
         }
 
@@ -88,7 +112,10 @@ class NoiseProcess:
         self._tables = {torch.device("cpu"): torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])}
 
     def loss(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise-prediction error, a scalar (Ho et al. 2020, eq. 14): ||eps - eps_theta(x_t, t)||^2, mean over all entries.
+        """Prediction error, a scalar (Ho et al. 2020, eq. 14): ||eps - eps_theta(x_t, t)||^2, mean over all entries.
+
+        Likewise of v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 or of x_0, where that is predicted; with min-SNR weights of
+        the time steps where those are asked for.
 
         Args:
             denoiser: called as (x_t [B, C, H, W], t [B]), returns an object with `.sample` [B, C, H, W].
@@ -98,7 +125,38 @@ class NoiseProcess:
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         t = torch.randint(self.config.num_timesteps, (len(images),), generator=generator).to(images.device)
         predicted = denoiser(self.add_noise(images, noise, t), t).sample
-        return nn.functional.mse_loss(predicted, noise)
+        target = self._target(images, noise, t)
+        if self.config.min_snr_gamma is None:
+            return nn.functional.mse_loss(predicted, target)
+        errors = (predicted - target).square().flatten(1).mean(1)
+        weighted: Tensor = self._weights(t, self.config.min_snr_gamma) * errors
+        return weighted.mean()
+
+    def _target(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network is to predict [B, C, H, W]."""
+        if self.config.prediction == "epsilon":
+            return noise
+        if self.config.prediction == "x0":
+            return images
+        signal, sigma = self._table(images.device)[:, t].view(2, -1, 1, 1, 1)
+        velocity: Tensor = signal * noise - sigma * images
+        return velocity
+
+    def _weights(self, t: Tensor, gamma: float) -> Tensor:
+        """Of the squared error of what is predicted, so that that of the image weighs min(SNR, gamma) [B]."""
+        signal, sigma = self._table(t.device)[:, t]
+        snr = (signal / sigma).square()
+        unit = {"epsilon": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[self.config.prediction]
+        weights: Tensor = snr.clamp(max=gamma) / unit
+        return weights
+
+    def denoised(self, noisy: Tensor, predicted: Tensor, signal: float, sigma: float) -> Tensor:
+        """x_0 [B, C, H, W] as the network's output says it, of x_t = signal * x_0 + sigma * noise."""
+        if self.config.prediction == "epsilon":
+            return (noisy - sigma * predicted) / signal
+        if self.config.prediction == "x0":
+            return predicted
+        return signal * noisy - sigma * predicted
 
     def add_noise(self, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t [B, C, H, W] for t [B]."""
@@ -156,10 +214,10 @@ class _StoredScheduler(Section):
     num_train_timesteps: Timesteps = 1000
     beta_start: Beta = 1e-4
     beta_end: Beta = 0.02
-    beta_schedule: Literal["linear"] = "linear"
-    prediction_type: Literal["epsilon"] = "epsilon"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     trained_betas: None = None
-    rescale_betas_zero_snr: Literal[False] = False
+    rescale_betas_zero_snr: bool = False
     clip_sample: Literal[True] = True
     clip_sample_range: Annotated[float, Field(ge=1.0, le=1.0)] = 1.0
     thresholding: Literal[False] = False
@@ -170,13 +228,21 @@ class _StoredScheduler(Section):
     timestep_spacing: str = "leading"
     variance_type: str = "fixed_small"
 
+    def process(self) -> ProcessConfig:
+        """In our words."""
+        (schedule,) = (ours for ours, theirs in _SCHEDULES.items() if theirs == self.beta_schedule)
+        (prediction,) = (ours for ours, theirs in _PREDICTIONS.items() if theirs == self.prediction_type)
+        known = {"num_timesteps": self.num_train_timesteps, "zero_terminal_snr": self.rescale_betas_zero_snr}
+        names = {"schedule": schedule, "prediction": prediction}
+        return ProcessConfig.model_validate(known | names | {"beta_start": self.beta_start, "beta_end": self.beta_end})
+
 
 def _read_config(path: Path) -> ProcessConfig:
     try:
         tree = json.loads(read_text(path, MIB))
         known = {key: value for key, value in tree.items() if key == "_class_name" or not key.startswith("_")}
         saved = _StoredScheduler.model_validate(known)
-        return ProcessConfig(num_timesteps=saved.num_train_timesteps, beta_start=saved.beta_start, beta_end=saved.beta_end)
+        return saved.process()
     except ValidationError as error:
         found = in_short(error, _StoredScheduler)
     except ConfigError as error:
@@ -185,7 +251,7 @@ def _read_config(path: Path) -> ProcessConfig:
         found = str(error)
     raise ModelFileError(
         str(path),
-        expected="a diffusers DDIM or DDPM scheduler with linear variances, noise prediction and samples clipped to [-1, 1]",
+        expected="a diffusers DDIM or DDPM scheduler with variances by formula and samples clipped to [-1, 1]",
         found=found,
         remedy="use a model that this program saved, with its scheduler folder as it was",
     )

@@ -48,7 +48,7 @@ def sample_chunk(
 
     Args:
         unet: called as (x, t [num]), returns an object with `.sample`; in eval mode while sampling, in its former mode after.
-        process: whose noise it predicts.
+        process: whose noise it predicts (or image, or velocity).
         shape: (C, H, W).
         num: images.
         steps: DDIM steps, S; x_0 is clipped to [-1, 1] in each and the noise recomputed from it.
@@ -65,7 +65,7 @@ def sample_chunk(
     with _evaluating(unet):
         for step in range(steps, 0, -1):
             (signal, sigma), (next_signal, next_sigma) = levels[step], levels[step - 1]
-            x0 = ((x - sigma * unet(x, t[step - 1]).sample) / signal).clamp(-1, 1)
+            x0 = process.denoised(x, unet(x, t[step - 1]).sample, signal, sigma).clamp(-1, 1)
             x = next_signal * x0 + next_sigma * (x - signal * x0) / sigma
     return (x / 2 + 0.5).clamp(0, 1).cpu()
 

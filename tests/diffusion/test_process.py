@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -130,11 +130,11 @@ def test_an_accepted_process_has_noise_and_signal_at_every_step(steps: int, star
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("prediction_type", '"v_prediction"', "v_prediction"),
-        ("beta_schedule", '"scaled_linear"', "scaled_linear"),
+        ("prediction_type", '"flow"', "flow"),
+        ("beta_schedule", '"sigmoid"', "sigmoid"),
         ("beta_end", "3.0", "beta_end: 3.0 instead of below 1"),
         ("trained_betas", "[0.1, 0.2]", "trained_betas"),
-        ("rescale_betas_zero_snr", "true", "rescale_betas_zero_snr"),
+        ("rescale_betas_zero_snr", "true", "process.prediction: epsilon"),
         ("thresholding", "true", "thresholding"),
         ("clip_sample", "false", "clip_sample"),
         ("clip_sample_range", "2.0", "clip_sample_range"),
@@ -153,3 +153,73 @@ def test_a_scheduler_that_is_another_one_is_refused(tmp_path: Path, name: str | 
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: json.loads(value)}) if name else value)
     with pytest.raises(ModelFileError, match=words):
         load_process(tmp_path)
+
+
+KINDS = [
+    ProcessConfig(schedule=schedule, zero_terminal_snr=zero, prediction=prediction)
+    for schedule in ("linear", "cosine", "scaled_linear")
+    for zero in (False, True)
+    for prediction in ("epsilon", "v", "x0")
+    if not (zero and prediction == "epsilon")
+]
+
+
+def in_words(config: ProcessConfig) -> str:
+    return f"{config.schedule}-{config.prediction}{'-zero' * config.zero_terminal_snr}"
+
+
+@pytest.mark.parametrize("config", KINDS, ids=in_words)
+def test_every_kind_is_diffusers_and_comes_back_from_its_scheduler(config: ProcessConfig, tmp_path: Path) -> None:
+    process, names = NoiseProcess(config), {"cosine": "squaredcos_cap_v2"}
+    stock = DDIMScheduler(
+        beta_schedule=names.get(config.schedule, config.schedule),
+        beta_start=1e-4,
+        beta_end=0.02,
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+    )
+    noise, t = torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1)), torch.arange(64) * 1000 // 64
+    assert torch.allclose(process.add_noise(IMAGES, noise, t), stock.add_noise(IMAGES, noise, t), rtol=0, atol=1e-6)
+    generator = torch.Generator().manual_seed(2)
+    noise, t = torch.randn(IMAGES.shape, generator=generator), torch.randint(1000, (64,), generator=generator)
+    target = {"epsilon": noise, "v": stock.get_velocity(IMAGES, noise, t), "x0": IMAGES}
+    expected = float(target[config.prediction].square().mean())
+    assert float(process.loss(Constant(0.0), IMAGES, torch.Generator().manual_seed(2))) == pytest.approx(expected, rel=1e-5)
+    process.ddim_scheduler().save_pretrained(tmp_path / "scheduler")
+    found = load_process(tmp_path)
+    assert found is not None
+    assert found.config == config
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+def test_min_snr_weighs_the_error_of_the_image(prediction: str) -> None:
+    """A network that errs by a known error of the image at every step: the loss is its mean times min(SNR, gamma)."""
+    process = NoiseProcess(ProcessConfig(prediction=prediction, min_snr_gamma=5.0))
+    drawn, generator = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
+    torch.randn(IMAGES.shape, generator=drawn)  # the noise comes first
+    t = torch.randint(1000, (64,), generator=drawn)
+    signal, sigma = (torch.tensor(process.levels(t.tolist())).T)[:, :, None, None, None]
+    wrong = IMAGES + 0.1  # what the network takes for the image
+
+    def network(x: Tensor, _: Tensor) -> SimpleNamespace:
+        eps = (x - signal * wrong) / sigma
+        return SimpleNamespace(sample={"epsilon": eps, "v": signal * eps - sigma * wrong, "x0": wrong}[prediction])
+
+    expected = float((0.01 * (signal / sigma).square().clamp(max=5.0)).mean())
+    assert float(process.loss(network, IMAGES, generator)) == pytest.approx(expected, rel=1e-3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", KINDS, ids=in_words)
+def test_the_image_comes_back_from_what_is_predicted(config: ProcessConfig) -> None:
+    process, noise = NoiseProcess(config), torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1))
+    for step in (0, 500, 999):
+        ((signal, sigma),) = process.levels([step])
+        noisy = signal * IMAGES + sigma * noise
+        predicted = {"epsilon": noise, "v": signal * noise - sigma * IMAGES, "x0": IMAGES}[config.prediction]
+        image = process.denoised(noisy, predicted, signal, sigma)
+        assert torch.allclose(image, IMAGES, rtol=0, atol=1e-4 if signal > 1e-3 or config.prediction != "epsilon" else 2e-2)
+
+
+def test_pure_noise_says_nothing_of_the_image() -> None:
+    with pytest.raises(ConfigError, match=r"process\.prediction\n(.|\n)*v or x0(.|\n)*epsilon"):
+        ProcessConfig(zero_terminal_snr=True)
+    assert NoiseProcess(ProcessConfig(zero_terminal_snr=True, prediction="v")).levels([999]) == [(0.0, 1.0)]

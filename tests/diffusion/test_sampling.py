@@ -121,6 +121,26 @@ def test_the_pipeline_of_diffusers_draws_the_same_images(unet: UNet2DModel, step
     assert float(samples.std()) > 0.1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prediction": "v"},
+        {"prediction": "x0"},
+        {"schedule": "cosine"},
+        {"schedule": "scaled_linear", "prediction": "v", "zero_terminal_snr": True},
+    ],
+)
+def test_the_pipeline_agrees_whatever_is_predicted(unet: UNet2DModel, change: dict[str, object]) -> None:
+    process = NoiseProcess(ProcessConfig.model_validate(change))
+    samples = sample_chunk(unet, process, (1, 8, 8), 3, 10, torch.Generator().manual_seed(5))
+    pipeline = DDIMPipeline(unet.eval(), process.ddim_scheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    (stock,) = pipeline(3, generator, 0.0, 10, use_clipped_model_output=True, output_type="pt", return_dict=False)
+    unet.train()
+    assert torch.allclose(samples, stock, rtol=0, atol=1e-5)
+
+
 def test_samples_are_images_from_eval_mode() -> None:
     network = Gaussian(3.0).train()
     network.frozen.eval()
