@@ -30,7 +30,7 @@ test: $(STAMP) lint  ## lint, types and all tests, in two processes
 
 soak: $(STAMP)  ## kill processes at random for about ten minutes, and fuzz with new examples
 	$(BIN)/python -m pytest -q -s -m soak tests/soak tests/reliability
-	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest -q tests/fuzz tests/runtime/test_checkpoint.py
+	HYPOTHESIS_PROFILE=searching $(BIN)/python -m pytest -q tests/fuzz tests/runtime/test_checkpoint.py
 
 reliability: $(STAMP)  ## every fault in every phase, into the table of docs/reliability.md
 	$(BIN)/python tests/reliability/table.py

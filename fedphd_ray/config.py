@@ -127,6 +127,13 @@ class Config(Section):
                 found="true",
                 remedy="leave it out",
             )
+        if strategy.looks_inside and self.local.micro_batch is not None:
+            raise ConfigError(
+                "local.micro_batch",
+                expected=f"null: {name} draws noise of its own for the batch that is in the network",
+                found=str(self.local.micro_batch),
+                remedy="leave it out",
+            )
         if strategy.keeps_parts_private and any(self.pruning.rounds):
             raise ConfigError(
                 "pruning.mode",

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 
-# The same examples every time: what a change breaks is what it broke. `make soak` looks for new ones.
-settings.register_profile("steady", derandomize=True)
+# The same examples every time: what a change breaks is what it broke. `make soak` looks for new ones. No test depends on how fast
+# a machine is.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("searching", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 

@@ -52,10 +52,16 @@ class Classes(Section):
 
     Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and
     cut into as many nearly equal parts as it has slots. For N = 20, k = 2, K = 10 clients 4g to 4g+3 own classes g and g+5.
+
+    Attributes:
+        classes_per_client: k.
+        by_size: give larger classes more slots, so that clients hold about as many images: of N k slots the share of its images,
+            rounded up, and one less for the class with most slots until they are N k (the authors' CelebA).
     """
 
     name: Literal["classes"] = "classes"
     classes_per_client: PositiveInt = 2
+    by_size: bool = False
 
     def split(
         self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
@@ -78,9 +84,13 @@ class Classes(Section):
                 remedy="more clients, or more classes per client",
             )
         class_of = np.arange(slots) * num_classes // slots
+        if self.by_size:
+            class_of = np.repeat(np.arange(num_classes), _slots_by_size(np.bincount(labels, minlength=num_classes), slots))
         clients: list[list[Indices]] = [[] for _ in range(num_clients)]
         for label in range(num_classes):
             own_slots = np.flatnonzero(class_of == label)
+            if not len(own_slots):
+                continue  # by size, a class without images has none
             shuffled = rng.permutation(np.flatnonzero(labels == label))
             for slot, part in zip(own_slots, np.array_split(shuffled, len(own_slots)), strict=True):
                 clients[slot % num_clients].append(part)
@@ -211,6 +221,14 @@ def counts_by_client(labels: Indices, rows: ClientRows, num_classes: int) -> NDA
     num_clients = len(rows)
     cells = np.repeat(np.arange(num_clients), rows.sizes) * num_classes + labels[rows.rows]
     return np.bincount(cells, minlength=num_clients * num_classes).reshape(num_clients, num_classes).astype(np.int64)
+
+
+def _slots_by_size(images: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
+    """Slots of each class [num_classes], by its images."""
+    given: NDArray[np.int64] = np.ceil(slots * images / images.sum()).astype(np.int64)
+    while given.sum() > slots:
+        given[given.argmax()] -= 1
+    return given
 
 
 def _cut(indices: Indices, shares: NDArray[np.float64]) -> list[Indices]:

@@ -4,6 +4,8 @@ Ho, Jain, Abbeel: "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXi
 """
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -122,8 +124,20 @@ class NoiseProcess:
             images: x_0 [B, C, H, W] in [-1, 1].
             generator: on the CPU; first the noise is drawn, then t, uniform in {0, ..., T-1}.
         """
+        return self._error(denoiser, images, *self._draw(images, generator))
+
+    def pieces(self, images: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, "DrawnLoss"]]:
+        """A batch in pieces of at most `size` images, each with its loss, whose noise is that of the whole batch."""
+        noise, t = self._draw(images, generator)
+        for piece, own_noise, own_t in zip(images.split(size), noise.split(size), t.split(size), strict=True):
+            yield piece, DrawnLoss(self._error, own_noise, own_t)
+
+    def _draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Noise [B, C, H, W] and time steps [B]."""
         noise = torch.randn(images.shape, generator=generator).to(images.device)
-        t = torch.randint(self.config.num_timesteps, (len(images),), generator=generator).to(images.device)
+        return noise, torch.randint(self.config.num_timesteps, (len(images),), generator=generator).to(images.device)
+
+    def _error(self, denoiser: nn.Module, images: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         predicted = denoiser(self.add_noise(images, noise, t), t).sample
         target = self._target(images, noise, t)
         if self.config.min_snr_gamma is None:
@@ -183,6 +197,19 @@ class NoiseProcess:
         if device not in self._tables:
             self._tables[device] = self._tables[torch.device("cpu")].to(device)
         return self._tables[device]
+
+
+@dataclass(frozen=True)
+class DrawnLoss:
+    """The loss of some images with noise that is drawn already."""
+
+    error: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    noise: Tensor
+    t: Tensor
+
+    def __call__(self, denoiser: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        """As `NoiseProcess.loss`, but for the generator, which is left alone."""
+        return self.error(denoiser, images, self.noise, self.t)
 
 
 def load_process(directory: Path) -> NoiseProcess | None:

@@ -29,6 +29,8 @@ class LocalConfig(Section):
     Attributes:
         epochs: passes over the client's images, E.
         batch_size: images per optimiser step; a last smaller batch of an epoch is used too.
+        micro_batch: images that go through the network at once: a batch goes in pieces whose gradients add up to its own, up to
+            rounding, in the memory of one piece. null for the whole batch.
         steps: so many optimiser steps instead of epochs, each on a batch drawn with replacement; 0 trains nothing, which
             leaves what everything else costs.
         optimizer: `adam` (default betas, no weight decay) or plain `sgd`.
@@ -45,6 +47,7 @@ class LocalConfig(Section):
 
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
+    micro_batch: PositiveInt | None = None
     steps: NonNegativeInt | None = None
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: PositiveFloat = 2e-4
@@ -62,7 +65,12 @@ class LocalConfig(Section):
     @property
     def compiled_batch(self) -> int:
         """Images in the batches that go through a compiled network; 0 for none."""
-        return self.batch_size if self.compile else 0
+        return self.images_at_once if self.compile else 0
+
+    @property
+    def images_at_once(self) -> int:
+        """The most that go through the network together."""
+        return min(self.batch_size, self.micro_batch or self.batch_size)
 
     @property
     def keeps_moments(self) -> bool:
@@ -103,10 +111,26 @@ class LocalResult:
     state: ClientState | None
 
 
+class Pieces(Protocol):
+    """Cuts a batch [B, C, H, W] into pieces of at most `size` images, each with a loss whose noise is that of the whole batch."""
+
+    def __call__(self, images: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Loss]]:
+        """The pieces, in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalTrainer:
     """Trains one client at a time. Randomness is keyed by (seed, round, client), so training a client again gives the same bits,
     wherever it happens.
+
+    Attributes:
+        config: what a client does.
+        strategy: its method.
+        loss: of a batch.
+        penalty: of sparse training.
+        seed: of the run.
+        pieces: of a batch, where `config.micro_batch` asks for them.
     """
 
     config: LocalConfig
@@ -114,6 +138,7 @@ class LocalTrainer:
     loss: Loss
     penalty: Penalty
     seed: int
+    pieces: Pieces | None = None
 
     def train(
         self,
@@ -181,18 +206,28 @@ class LocalTrainer:
     ) -> Tensor:
         """One optimiser step; the noise-prediction loss before it, a scalar, without what the method adds."""
         model.grad.zero_()
-        task = _Remembered(self.loss)
-        with self._precision(batch):
-            value = method.loss(task, model.denoiser, batch, generator)
-        value.backward()
+        losses = []
+        for images, loss in self._pieces(batch, generator):
+            task, share = _Remembered(loss), len(images) / len(batch)
+            with self._precision(images):
+                value = method.loss(task, model.denoiser, images, generator)
+            (value * share).backward()
+            assert task.value is not None, "a method's loss asks for the task's"
+            losses.append(task.value * share)
         if sparsity > 0:
             self.penalty.add_gradient(model.weights, model.weight_grads, sparsity)
         method.correct(model.grad, model.vector)
         if self.config.clip_norm is not None:
             _clip(model.grad, self.config.clip_norm)
         optimizer.step()
-        assert task.value is not None, "a method's loss asks for the task's"
-        return task.value
+        return torch.stack(losses).sum()
+
+    def _pieces(self, batch: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Loss]]:
+        """What goes through the network at once."""
+        if self.config.micro_batch is None or len(batch) <= self.config.micro_batch:
+            return iter([(batch, self.loss)])
+        assert self.pieces is not None, "micro_batch asks for a loss that comes in pieces"
+        return self.pieces(batch, self.config.micro_batch, generator)
 
     def _precision(self, images: Tensor) -> torch.autocast:
         """What the forward pass computes in."""
@@ -204,9 +239,10 @@ class LocalTrainer:
         model.grad.zero_()
         generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key, 2)
         for batch in images.split(self.config.batch_size):
-            with self._precision(batch):
-                value = self.loss(model.module, batch, generator)
-            (value * (len(batch) / len(images))).backward()
+            for piece, loss in self._pieces(batch, generator):
+                with self._precision(piece):
+                    value = loss(model.module, piece, generator)
+                (value * (len(piece) / len(images))).backward()
         return model.grad.clone()
 
     def _state(self, end: LocalEnd, optimizer: torch.optim.Optimizer, model: FlatModel, version: int) -> ClientState | None:

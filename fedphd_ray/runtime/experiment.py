@@ -115,7 +115,7 @@ class Experiment:
             num_clients=self.population.num_clients,
             clients_per_round=self.schedule.cohort_size,
             model_bytes=model_bytes,
-            training_bytes=activation_bytes(self.spec, self.local.batch_size) + self.dataset.images.nbytes,
+            training_bytes=activation_bytes(self.spec, self.local.images_at_once) + self.dataset.images.nbytes,
             num_servers=self.topology.num_servers,
             store_bytes=self.store_bytes(model_bytes),
         )

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import TypeAdapter, ValidationError
 
-from fedphd_ray.data.partition import Classes, Dirichlet, Iid, Partition, Quantity, counts_by_client, label_counts
+from fedphd_ray.data.partition import (
+    Classes,
+    Dirichlet,
+    Iid,
+    Natural,
+    Partition,
+    Quantity,
+    TwoLevel,
+    counts_by_client,
+    label_counts,
+)
 from fedphd_ray.errors import DataError
 from fedphd_ray.population import ClientRows
 
@@ -19,6 +29,9 @@ PARTITIONS = [
     Dirichlet(alpha=1.0, min_images=3),
     Quantity(alpha=0.1),
     Quantity(alpha=2.0, min_images=2),
+    Classes(classes_per_client=2, by_size=True),
+    TwoLevel(groups=3),
+    TwoLevel(groups=2, across=Classes(classes_per_client=5), within=Classes(classes_per_client=1)),
 ]
 label_vectors = st.integers(1, 300).flatmap(lambda size: hnp.arrays(np.int64, size, elements=st.integers(0, 9)))
 
@@ -30,7 +43,7 @@ def test_every_image_is_used_exactly_once(partition: Iid, labels: np.ndarray, nu
     try:
         clients = partition.split(labels, 10, num_clients, np.random.default_rng(seed))
     except DataError:  # refused in words, the other way not to leave a client with nothing; only where there is no way
-        if not (isinstance(partition, Classes) or len(labels) < num_clients * minimum):
+        if not (isinstance(partition, Classes | TwoLevel) or len(labels) < num_clients * minimum):
             raise
         return
     assert len(clients) == num_clients
@@ -168,3 +181,36 @@ def test_two_arrays_hold_what_many_held() -> None:
     for client, own in enumerate(clients):
         assert np.array_equal(rows[client], own)
     assert np.array_equal(counts_by_client(labels, rows, 10), np.stack([label_counts(labels, own, 10) for own in clients]))
+
+
+def test_larger_classes_get_more_clients() -> None:
+    """The authors' CelebA: one class a client, 2, 8, 4 and 6 of 20 clients for its four classes."""
+    counts = [14_878, 103_287, 30_986, 53_448]
+    labels = np.repeat(np.arange(4), counts)
+    clients = Classes(classes_per_client=1, by_size=True).split(labels, 4, 20, np.random.default_rng(0))
+    assert np.bincount([labels[own[0]] for own in clients]).tolist() == [2, 8, 4, 6]
+    assert all(len(np.unique(labels[own])) == 1 for own in clients)
+    assert [min(map(len, clients)), max(map(len, clients))] == [7439, 12_911]
+
+
+def test_two_levels_divide_twice() -> None:
+    """Two groups of five classes each; within a group everybody has the same mixture."""
+    labels = np.arange(4000) % 10
+    rule = TwoLevel(groups=2, across=Classes(classes_per_client=5), within=Iid())
+    clients = rule.split(labels, 10, 7, np.random.default_rng(0))
+    present = [set(labels[own].tolist()) for own in clients]
+    assert present[0] == present[1] == present[2] == present[3]
+    assert present[4] == present[5] == present[6]
+    assert (len(present[0]), len(present[4]), present[0] & present[4]) == (5, 5, set())
+    with pytest.raises(DataError, match=r"data\.partition\.groups"):
+        TwoLevel(groups=8).split(labels, 10, 7, np.random.default_rng(0))
+
+
+def test_natural_clients_are_those_of_the_data() -> None:
+    labels, owners = np.zeros(6, np.int64), np.array([4, 2, 4, 9, 2, 4])
+    clients = Natural().split(labels, 1, 3, np.random.default_rng(0), owners)
+    assert [own.tolist() for own in clients] == [[1, 4], [0, 2, 5], [3]]
+    with pytest.raises(DataError, match=r"set data\.num_clients: 3"):
+        Natural().split(labels, 1, 20, np.random.default_rng(0), owners)
+    with pytest.raises(DataError, match=r"data\.client_column"):
+        Natural().split(labels, 1, 3, np.random.default_rng(0))

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
+from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_training import LocalConfig, LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
@@ -152,3 +154,25 @@ def test_what_a_training_takes_is_counted_in_images() -> None:
     """It decides which host trains a client: never bits, but the length of a round."""
     assert LocalConfig(steps=3, batch_size=4, learning_rate=1e-3).images_through(100) == 12
     assert LocalConfig(epochs=2, batch_size=4, learning_rate=1e-3).images_through(100) == 200
+
+
+@pytest.mark.parametrize("micro", [1, 3, 5, 8])
+def test_pieces_of_a_batch_give_its_gradient(micro: int) -> None:
+    """The same noise, hence the same steps up to rounding, whatever goes through the network at once; without dropout."""
+    spec = UNetSpec(UNetConfig(widths=(16, 32), groups=4, attention=(False, True)), 8, 1)
+    process = NoiseProcess(ProcessConfig())
+    images = torch.rand(14, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    results = []
+    for size in (None, micro):
+        unet = build_unet(spec)
+        unet.load_state_dict(initial_state(spec, 0))
+        model = FlatModel(unet)
+        config = LocalConfig(epochs=1, batch_size=8, micro_batch=size, optimizer="sgd", learning_rate=0.1, clip_norm=None)
+        trainer = LocalTrainer(config, FedAvg(), process.loss, SparsityPenalty("channel"), 1, process.pieces)
+        received = model.vector.clone()
+        results.append(trainer.train(model, images, ORDER, client=7, received=received, version=0))
+        results[-1] = (results[-1].update.vector.clone(), results[-1].loss, results[-1].num_steps)
+    (whole, loss_whole, steps), (pieces, loss_pieces, steps_pieces) = results
+    assert steps == steps_pieces == 2
+    assert loss_pieces == pytest.approx(loss_whole, rel=1e-5)
+    assert float((pieces - whole).norm() / whole.norm()) < 1e-4

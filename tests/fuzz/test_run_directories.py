@@ -24,7 +24,7 @@ SECTIONS: dict[str, object] = {
 }
 KINDS = ["cut", "flip", "garbage", "missing", "swapped", "pipe", "link", "other", "huge"]
 COMMANDS = ["resume", "resume", "resume", "sample", "evaluate", "compare"]
-EXAMPLES = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "default" else 30
+EXAMPLES = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 30
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,8 @@ class ClientHost:
         self._setup = setup
         self._device = claim_device(setup.gpu_share, deterministic=setup.deterministic)
         self._images = as_tensor(setup.images)
-        self._trainer = LocalTrainer(setup.local, setup.strategy, setup.process.loss, setup.penalty, setup.seed)
+        process = setup.process
+        self._trainer = LocalTrainer(setup.local, setup.strategy, process.loss, setup.penalty, setup.seed, process.pieces)
         self._models: dict[int, FlatModel] = {}
 
     def train(
