@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from fedphd_ray.data.dataset import Say, unheard
 from fedphd_ray.data.sources import DataSource, Digits
-from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
+from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.local_training import LocalConfig
@@ -61,7 +61,22 @@ class Config(Section):
         self._check_strategy()
         self._check_faults()
         self._check_evaluation()
+        self._check_pretrained()
         return self
+
+    def _check_pretrained(self) -> None:
+        """A saved model goes on under the noise that it knows."""
+        known = None if self.model.pretrained is None else load_process(Path(self.model.pretrained))
+        own = self.process.model_copy(update={"min_snr_gamma": None})
+        if known is not None and known.config != own:
+            before, now = known.config.model_dump(), own.model_dump()
+            raise ConfigError(
+                "process",
+                expected="; ".join(f"{key}: {before[key]}" for key in before if before[key] != now[key])
+                + ", as model.pretrained was trained",
+                found="; ".join(f"{key}: {now[key]}" for key in before if before[key] != now[key]),
+                remedy="set process so",
+            )
 
     def _check_evaluation(self) -> None:
         if self.evaluation.every and self.evaluation.steps > self.process.num_timesteps:
@@ -149,7 +164,7 @@ class Config(Section):
             say: told what takes time while the data is read, and what was left out of it.
         """
         dataset = self.data.load(self.seed, say)
-        spec = UNetSpec(self.model, dataset.image_size, dataset.channels)
+        spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network

@@ -65,7 +65,7 @@ def export_stock(model: UNet2DModel, spec: UNetSpec, *, num_timesteps: int) -> S
     narrow = _narrow_model(model, kwargs, num_timesteps)
     difference = _largest_difference(model, narrow, spec, num_timesteps)
     if not difference <= TOLERANCE:
-        dense, left = model.time_proj.num_channels, narrow.time_proj.embedding_dim
+        dense, left = model.time_embedding.linear_1.in_features, narrow.time_proj.embedding_dim
         reason = (
             f"outputs differ by {difference:.1e}, more than {TOLERANCE:.0e}: {dense} sinusoids do not fit into {left} columns"
         )

@@ -62,8 +62,8 @@ def load_unet(directory: str | Path) -> UNet2DModel:
     Raises:
         ModelFileError: nothing there, or not a U-Net, or damaged, or shapes that fit no network.
     """
-    folder = _model_folder(Path(directory))
-    config = _read_config(folder / CONFIG_FILE)
+    folder = model_folder(Path(directory))
+    config = read_config(folder)
     try:
         most_bytes = config.most_weight_bytes()
         state = _read_tensors(folder / WEIGHTS_FILE, most_bytes)
@@ -84,7 +84,7 @@ def load_unet(directory: str | Path) -> UNet2DModel:
 _FOREIGN = (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError, IndexError, KeyError)
 
 
-class _StoredConfig(Section):
+class StoredConfig(Section):
     """`config.json` as far as it is believed: the arguments of `UNet2DModel`, of known kinds and sane sizes."""
 
     class_name: Literal["UNet2DModel", "PrunedUNet2DModel"] = Field(alias="_class_name")
@@ -118,14 +118,18 @@ class _StoredConfig(Section):
     num_class_embeds: None = None
     num_train_timesteps: Size | None = None
 
+    def arguments(self) -> dict[str, object]:
+        """Those of `UNet2DModel`."""
+        return self.model_dump(exclude={"class_name", "format_version"})
+
     def most_weight_bytes(self) -> int:
         """What the weights of such a network can take, in eight bytes each; a pruned one takes less. Raises as `build`."""
-        dense = stock_shapes(self.model_dump(exclude={"class_name", "format_version"}))
+        dense = stock_shapes(self.arguments())
         return 8 * sum(math.prod(shape) for shape in dense.values()) + HEADER_BYTES
 
     def build(self, shapes: Mapping[str, Shape]) -> UNet2DModel:
         """The network with parameters of these shapes; raises one of `_FOREIGN` where there is no such network."""
-        kwargs = self.model_dump(exclude={"class_name", "format_version"})
+        kwargs = self.arguments()
         pruned = self.class_name == "PrunedUNet2DModel"
         dense = stock_shapes(kwargs)
         if odd := sorted(dense.keys() ^ shapes.keys()):
@@ -185,7 +189,8 @@ def _skeleton(cls: type[UNet2DModel], kwargs: Mapping[str, object]) -> UNet2DMod
     return model
 
 
-def _model_folder(directory: Path) -> Path:
+def model_folder(directory: Path) -> Path:
+    """Where the files of a model lie, given its own directory, a run directory, or a pipeline; `ModelFileError` if nowhere."""
     for folder in (directory, directory / "model", directory / "unet"):
         if (folder / CONFIG_FILE).is_file():
             return folder
@@ -197,13 +202,15 @@ def _model_folder(directory: Path) -> Path:
     )
 
 
-def _read_config(path: Path) -> _StoredConfig:
+def read_config(folder: Path) -> StoredConfig:
+    """The configuration of a saved network; `ModelFileError` if it is none."""
+    path = folder / CONFIG_FILE
     try:
         content = json.loads(read_text(path, MIB))
         # Keys of diffusers' own book-keeping start with an underscore, too.
-        return _StoredConfig.model_validate({k: v for k, v in content.items() if k == "_class_name" or not k.startswith("_")})
+        return StoredConfig.model_validate({k: v for k, v in content.items() if k == "_class_name" or not k.startswith("_")})
     except ValidationError as error:
-        found = in_short(error, _StoredConfig)
+        found = in_short(error, StoredConfig)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         found = f"unreadable ({error})"
     raise ModelFileError(str(path), expected="the configuration of a U-Net", found=found, remedy="save the model again")

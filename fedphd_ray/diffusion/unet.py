@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.pretrained import Pretrained, keys_of
 from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.files import absolute
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed
 from fedphd_ray.tensors import Shape
@@ -41,8 +43,10 @@ class UNetConfig(Section):
         groups: of every GroupNorm.
         attention: per level, whether each residual block is followed by self-attention. The block in the middle always has it.
         dropout: probability inside residual blocks.
-        head_dim: channels per attention head.
+        head_dim: channels per attention head; null for one head of all channels.
         norm_eps: of every GroupNorm.
+        pretrained: directory of a saved model (diffusers' U-Net, a pipeline, or a run of this program) to begin from, dense or
+            pruned. The keys above, but for `dropout`, follow from it.
     """
 
     widths: Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
@@ -50,8 +54,32 @@ class UNetConfig(Section):
     groups: Size = 8
     attention: tuple[bool, ...]
     dropout: Dropout = 0.0
-    head_dim: Size = 8
+    head_dim: Size | None = 8
     norm_eps: Epsilon = 1e-5
+    pretrained: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_from_pretrained(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        listed = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        if not isinstance(directory := listed.get("pretrained"), str):
+            return listed
+        try:
+            listed["pretrained"] = directory = absolute(directory)
+        except ValueError as error:
+            raise ConfigError("model.pretrained", expected="a directory", found=str(error)) from None
+        stored = keys_of(directory)
+        for key, value in stored.items():
+            if key in listed and listed[key] != value:
+                raise ConfigError(
+                    f"model.{key}",
+                    expected=f"{value}, as model.pretrained has it",
+                    found=str(listed[key]),
+                    remedy="leave it out: it follows from the saved model",
+                )
+        return stored | listed
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -79,7 +107,7 @@ class UNetConfig(Section):
                     remedy=f"widen it, or set groups to a smaller divisor of the widths, {max(1, width // 2)} at most",
                 )
         for width in {w for w, attends in zip(self.widths, self.attention, strict=True) if attends} | {self.widths[-1]}:
-            if width % self.head_dim:
+            if self.head_dim is not None and width % self.head_dim:
                 raise ConfigError(
                     "model.widths",
                     expected=f"multiples of head_dim ({self.head_dim}) where there is attention (the last level always has it)",
@@ -91,11 +119,36 @@ class UNetConfig(Section):
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """A network for images [B, channels, image_size, image_size]."""
+    """A network for images [B, channels, image_size, image_size].
+
+    Attributes:
+        config: its layers.
+        image_size: pixels of a side.
+        channels: of the images.
+        pretrained: the saved network that it begins from, if any: its shapes are those of architecture 0.
+    """
 
     config: UNetConfig
     image_size: int
     channels: int
+    pretrained: Pretrained | None = None
+
+    @classmethod
+    def of(cls, config: UNetConfig, image_size: int, channels: int) -> Self:
+        """With the saved network that the configuration names read.
+
+        Raises:
+            UserError: it cannot be read, or is for other images.
+        """
+        pretrained = None if config.pretrained is None else Pretrained.read(config.pretrained)
+        if pretrained is not None and (own := dict(pretrained.arguments)["in_channels"]) != channels:
+            raise ConfigError(
+                "model.pretrained",
+                expected=f"a model of images with {channels} channels, as the data has",
+                found=f"one of {own}",
+                remedy="start from another model, or take other data",
+            )
+        return cls(config, image_size, channels, pretrained)
 
     def __post_init__(self) -> None:
         factor = 1 << (len(self.config.widths) - 1)
@@ -110,7 +163,8 @@ class UNetSpec:
     def stock_kwargs(self) -> dict[str, object]:
         """Arguments of diffusers' `UNet2DModel` for the dense network."""
         config = self.config
-        return {
+        given = {} if self.pretrained is None else dict(self.pretrained.arguments)
+        return given | {
             "sample_size": self.image_size,
             "in_channels": self.channels,
             "out_channels": self.channels,
@@ -137,14 +191,18 @@ def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, dev
         In training mode, with parameters only and no buffers: a `UNet2DModel` if all shapes are dense, else a
         `PrunedUNet2DModel`.
     """
-    dense = parameter_shapes(spec)
-    shapes = dense if shapes is None else shapes
-    return assemble(spec.stock_kwargs(), shapes, device, pruned=shapes != dense)
+    shapes = parameter_shapes(spec) if shapes is None else shapes
+    return assemble(spec.stock_kwargs(), shapes, device, pruned=shapes != _dense_shapes(spec))
 
 
 @lru_cache(maxsize=32)
 def parameter_shapes(spec: UNetSpec) -> Mapping[str, Shape]:
-    """Parameter name -> shape of the dense network, in the order of its state."""
+    """Parameter name -> shape of the network that training begins with, in the order of its state."""
+    return _dense_shapes(spec) if spec.pretrained is None else MappingProxyType(dict(spec.pretrained.shapes))
+
+
+@lru_cache(maxsize=32)
+def _dense_shapes(spec: UNetSpec) -> Mapping[str, Shape]:
     return MappingProxyType(stock_shapes(spec.stock_kwargs()))
 
 
@@ -162,7 +220,9 @@ def blind_blocks(spec: UNetSpec, shapes: Mapping[str, Shape]) -> list[str]:
 
 
 def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
-    """Random initialisation of the dense network (PyTorch's default for each layer), the same for the same seed."""
+    """The pretrained parameters, or a random dense network (PyTorch's default for each layer), the same for the same seed."""
+    if spec.pretrained is not None:
+        return spec.pretrained.state()
     with global_torch_seed(seed, Purpose.INITIAL_MODEL):
         model = UNet2DModel(**spec.stock_kwargs())
     assert not list(model.buffers())

@@ -71,6 +71,8 @@ def channel_groups(model: UNet2DModel, image_size: int, channels: int) -> tuple[
     for traced in graph.get_all_groups(ignored_layers=[skeleton.conv_out]):
         num_channels = len(traced[0].idxs)
         members: set[Member] = set()
+        if any(isinstance(item.dep.target.module, nn.Embedding) for item in traced):
+            continue  # a learned table of time steps is left as wide as it is
         for item in traced:
             layer = item.dep.target.module
             if layer in names:  # the graph also holds operations, which have no parameters
@@ -146,6 +148,7 @@ def _parts(model: UNet2DModel, members: Iterable[Member]) -> int:
 def _check_coverage(model: UNet2DModel, groups: list[ChannelGroup]) -> None:
     """Every axis of every parameter is covered exactly once, but for the image's channels and the sinusoids."""
     kept = {("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0), ("time_embedding.linear_1.weight", 1)}
+    kept |= {("time_proj.weight", 0), ("time_proj.weight", 1)}
     covered: dict[tuple[str, int], list[int]] = defaultdict(list)
     for group in groups:
         for member in group.members:

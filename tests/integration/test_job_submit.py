@@ -93,12 +93,13 @@ def _up(url: str, process: "subprocess.Popen[bytes]") -> bool:
 @pytest.mark.ray
 def test_a_node_that_cannot_import_is_named_with_the_file_that_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "diffusers.py").write_text("nothing = 'that the package has'")
-    config = write_config(tmp_path, runtime={"backend": "ray", "hosts": 1, "cpus_per_host": 0.5})
+    config = write_config(tmp_path, runtime={"backend": "ray", "hosts": 1, "cpus_per_host": 0.5, "start_timeout_seconds": 600})
     with head_node(PYTHONPATH=str(tmp_path)) as (address, _):
         command = fedphd("run", config, "--out", tmp_path / "run")
         env = environment(RAY_ADDRESS=address)
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False, cwd="/")
     assert done.returncode == 2, done.stderr
+    assert "error: node " in done.stderr, done.stderr
     _, _, message = done.stderr.partition("error: node ")
     assert f"{tmp_path / 'diffusers.py'} takes the place of the package 'diffusers'" in message
     assert "rename a file" in message

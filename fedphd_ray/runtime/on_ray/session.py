@@ -28,6 +28,7 @@ from fedphd_ray.stopping import STOPPING, kill_descendants
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
 LONGEST_PLACE = 30
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 300.0  # for a node to start a process and look at something
 WATCH_SECONDS = 1.0
 
 
@@ -222,7 +223,7 @@ def require_imports(module: str) -> None:
     """
     for node, answer in _on_every_node(trouble_with, module):
         try:
-            trouble = ray.get(answer, timeout=60)
+            trouble = ray.get(answer, timeout=ANSWER_SECONDS)
         except ray.exceptions.RayError as error:  # this package cannot be imported there, or the node has gone
             trouble = str(error).strip().splitlines()[-1]
         if trouble:
@@ -260,7 +261,7 @@ def require_visible(folder: Path) -> None:
     marker.write_text(token)
     try:
         answers = _on_every_node(_read, str(marker))
-        blind = [node for node, answer in answers if ray.get(answer, timeout=60) != token]
+        blind = [node for node, answer in answers if ray.get(answer, timeout=ANSWER_SECONDS) != token]
     finally:
         marker.unlink(missing_ok=True)
     if blind:
