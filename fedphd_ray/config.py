@@ -15,7 +15,7 @@ from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.local_training import LocalConfig
+from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
 from fedphd_ray.population import ClientRows

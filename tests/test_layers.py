@@ -131,7 +131,12 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 def test_no_pickle_touches_the_disk(path: Path) -> None:
     calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
     assert not calls & {"torch.save", "torch.load", "eval", "exec", "np.load", "numpy.load"}
-    assert not {module.split(".")[0] for module in imports(path)} & {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
+    pickles = {module.split(".")[0] for module in imports(path)} & {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
+    if name(path) == "data/unpickling.py":  # CIFAR's Python version, with an unpickler that calls nothing that a file names
+        used = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert {one for one in used if one.startswith("pickle.")} == {"pickle.Unpickler", "pickle.UnpicklingError"}
+    else:
+        assert not pickles
 
 
 def test_every_package_module_is_looked_at() -> None:

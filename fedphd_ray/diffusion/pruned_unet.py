@@ -144,7 +144,9 @@ class StoredConfig(Section):
             assert isinstance(self.sample_size, int), f"sample_size {self.sample_size}"
             image = torch.zeros(1, self.in_channels, self.sample_size, self.sample_size, device="meta")
             with torch.no_grad():
-                output = assemble(kwargs, shapes, "meta", pruned=True)(image, torch.zeros(1, device="meta")).sample
+                output = assemble(kwargs, shapes, "meta", pruned=True)(
+                    image, torch.zeros(1, dtype=torch.int64, device="meta")
+                ).sample
             assert output.shape[1] == self.out_channels, f"{output.shape[1]} output channels instead of {self.out_channels}"
         return assemble(kwargs, shapes, "cpu", pruned=pruned)
 

@@ -5,81 +5,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fedphd_ray.federation.flat_model import FlatModel
+from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientState, Kind, LocalOrder
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.strategies.base import LocalEnd, LocalMethod, LocalStart, Loss, Strategy
 from fedphd_ray.tensors import as_numpy, as_tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-class LocalConfig(Section):
-    """What every client does in its round.
-
-    Attributes:
-        epochs: passes over the client's images, E.
-        batch_size: images per optimiser step; a last smaller batch of an epoch is used too.
-        micro_batch: images that go through the network at once: a batch goes in pieces whose gradients add up to its own, up to
-            rounding, in the memory of one piece. null for the whole batch.
-        steps: so many optimiser steps instead of epochs, each on a batch drawn with replacement; 0 trains nothing, which
-            leaves what everything else costs.
-        optimizer: `adam` (default betas, no weight decay) or plain `sgd`.
-        learning_rate: of the optimiser.
-        optimizer_state: `fresh` moments each round, or `per_client` moments kept between rounds.
-        clip_norm: largest global norm of the gradient; null for no limit.
-        warmup_rounds: the learning rate grows linearly over so many rounds from the start and from the pruning.
-        horizontal_flip: mirror each image with probability 1/2.
-        compile: run the network through `torch.compile`: steps take about a quarter less time on a CPU, after about a minute of
-            compiling per host and architecture. Smaller batches than `batch_size` run as without. Changes rounding.
-        precision: `bfloat16` runs the network in mixed precision (torch's autocast); parameters, gradients, optimiser and updates
-            stay float32.
-    """
-
-    epochs: PositiveInt = 1
-    batch_size: PositiveInt = 128
-    micro_batch: PositiveInt | None = None
-    steps: NonNegativeInt | None = None
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: PositiveFloat = 2e-4
-    optimizer_state: Literal["fresh", "per_client"] = "fresh"
-    clip_norm: PositiveFloat | None = 1.0
-    warmup_rounds: NonNegativeInt = 0
-    horizontal_flip: bool = False
-    compile: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    def images_through(self, num_images: int) -> int:
-        """Images that one client's training takes, repetitions counted, for a client of `num_images`; 1 at least."""
-        return max(1, self.epochs * num_images if self.steps is None else self.steps * self.batch_size)
-
-    @property
-    def compiled_batch(self) -> int:
-        """Images in the batches that go through a compiled network; 0 for none."""
-        return self.images_at_once if self.compile else 0
-
-    @property
-    def images_at_once(self) -> int:
-        """The most that go through the network together."""
-        return min(self.batch_size, self.micro_batch or self.batch_size)
-
-    @property
-    def keeps_moments(self) -> bool:
-        """Whether clients keep their optimiser's moments between rounds."""
-        return self.optimizer == "adam" and self.optimizer_state == "per_client"
-
-    def learning_rate_scale(self, rounds_since_start: int) -> float:
-        """Warm-up factor in (0, 1]; `rounds_since_start` is 1 in the first round of the present architecture."""
-        return min(1.0, rounds_since_start / self.warmup_rounds) if self.warmup_rounds else 1.0
 
 
 class Penalty(Protocol):

@@ -12,7 +12,7 @@ from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
 from fedphd_ray.federation.codecs import FLOAT32, Codec
-from fedphd_ray.federation.local_training import LocalConfig
+from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
 from fedphd_ray.population import ClientRows, Population

@@ -5,7 +5,6 @@ import math
 import threading
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,23 +17,23 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
-from fedphd_ray.federation.aggregation import VectorSum
+from fedphd_ray.federation.client_sums import ClientSums
 from fedphd_ray.federation.codecs import Codec
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Delivery, Link
-from fedphd_ray.federation.local_training import LocalConfig, LocalResult, LocalTrainer
+from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.local_training import LocalResult, LocalTrainer
 from fedphd_ray.federation.protocol import Holdings, upload
-from fedphd_ray.federation.update import Update
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, ClientState, Kind, LocalOrder, Outcome, PartialUpdate, Payload, Transfer
+from fedphd_ray.records import ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload
 from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
-from fedphd_ray.strategies.parts import Part, named
+from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Pixels, as_numpy, as_tensor, signed
 from fedphd_ray.topology import Topology, client_name
 
@@ -124,7 +123,7 @@ class ClientHost:
             beside={name: as_tensor(payload.beside[name]).to(self._device) for name in setup.strategy.server_sends},
             plan_channels=order.plan_channels,
         )
-        sums = _Sums(parts)
+        sums = ClientSums(parts)
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
             began = time.perf_counter()
@@ -233,44 +232,6 @@ class ClientHost:
         """Back to it."""
         setup, destination = self._setup, self._setup.topology.aggregator_name(order.edge)
         return Link(order.round, setup.topology.from_client, client_name(client), destination, setup.codec, order.attempt)
-
-
-class _Sums:
-    """Adds up what arrives, in the order it is given."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._weights: list[tuple[float, ...]] = []
-        self._sums: dict[Kind, VectorSum] = defaultdict(VectorSum)
-        self._label_counts: list[NDArray[np.int64]] = []
-        self.transfers: list[Transfer] = []
-        self.reports: list[ClientReport] = []
-        self.train_seconds = 0.0
-
-    def add(self, arrived: Delivery, weight: float, reported: Sequence[Part], label_counts: NDArray[np.int64]) -> None:
-        """One more client."""
-        update, beside = arrived.update, arrived.beside
-        coverage = beside.pop(Kind.COVERAGE, None)
-        if coverage is not None:
-            self._sums[Kind.COVERAGE].add_weighted([(Update(coverage, None, update.slices), weight)])
-            update = update.times(coverage)
-        self._sums[Kind.MODEL].add_weighted([(update, weight)])
-        for name, vector in beside.items():
-            self._sums[name].add(vector)
-        self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))
-        self._label_counts.append(label_counts)
-
-    def partial(self, num_classes: int, busy_seconds: float) -> PartialUpdate:
-        """The sums so far."""
-        return PartialUpdate(
-            totals={name: as_numpy(own.total) for name, own in self._sums.items() if own.total is not None},
-            weights=tuple(self._weights),
-            label_counts=np.sum([np.zeros(num_classes, np.int64), *self._label_counts], axis=0),
-            reports=tuple(self.reports),
-            transfers=tuple(self.transfers),
-            train_seconds=self.train_seconds,
-            busy_seconds=busy_seconds,
-        )
 
 
 def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:
