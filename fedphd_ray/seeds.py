@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     FEATURE_NETWORK = 8
     EVALUATION = 9
     REPORTED_PARTS = 10
+    PRUNING = 11
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

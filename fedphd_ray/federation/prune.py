@@ -7,6 +7,7 @@ from functools import lru_cache
 from fedphd_ray.diffusion.unet import UNetSpec, blind_blocks, build_unet, parameter_shapes
 from fedphd_ray.errors import PruningError
 from fedphd_ray.pruning.groups import ChannelGroup, channel_groups
+from fedphd_ray.pruning.importance import Importance, group_l2_importance
 from fedphd_ray.pruning.plan import PrunePlan, largest_ratio, make_plan, uniform_plan
 from fedphd_ray.records import Payload
 from fedphd_ray.tensors import Shape, as_tensor
@@ -18,17 +19,20 @@ def groups_of(spec: UNetSpec) -> tuple[ChannelGroup, ...]:
     return tuple(channel_groups(build_unet(spec, device="meta"), spec.image_size, spec.channels))
 
 
-def plan_pruning(spec: UNetSpec, model: Payload, ratio: float, before: PrunePlan | None = None) -> PrunePlan:
-    """The plan for a model: in every group of coupled channels, those of largest group norm stay.
+def plan_pruning(
+    spec: UNetSpec, model: Payload, ratio: float, before: PrunePlan | None = None, importance: Importance = group_l2_importance
+) -> PrunePlan:
+    """The plan for a model: in every group of coupled channels, the most important ones stay.
 
     Args:
         spec: of the dense network.
         model: as it is now.
         ratio: of the channels that are left.
         before: how the dense network became this one; None for the dense network itself.
+        importance: of the channels.
     """
     groups = groups_of(spec) if before is None else before.groups_left()
-    return make_plan(groups, model.layout.views(as_tensor(model.vector)), ratio, version=model.version + 1)
+    return make_plan(groups, model.layout.views(as_tensor(model.vector)), ratio, model.version + 1, importance)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,40 @@
 """How much channels matter, and the penalty that pushes unimportant ones towards zero before they are pruned."""
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedphd_ray.pruning.groups import ChannelGroup
+from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import State
 
 PenaltyForm = Literal["channel", "layer"]
 
 # Below this norm the penalty's gradient fades to zero, which is its value at zero; float32 norms of weights live far above.
 _SMALLEST_NORM = 1e-12
+
+
+Importance = Callable[[ChannelGroup, State], Tensor]
+"""Scores of a group's channels [num_channels]; the lowest go."""
+Criterion = Literal["group_l2", "group_l1", "random"]
+
+
+def importance_by(criterion: Criterion, seed: int, version: int) -> Importance:
+    """What a criterion says of channels.
+
+    Args:
+        criterion: `group_l2` (the paper), `group_l1`, or `random`, which looks at no weight.
+        seed: of the run, for `random`.
+        version: of the architecture that the pruning leads to; likewise.
+    """
+    if criterion == "group_l2":
+        return group_l2_importance
+    return group_l1_importance if criterion == "group_l1" else partial(_drawn, seed, version)
 
 
 def group_l2_importance(group: ChannelGroup, state: State) -> Tensor:
@@ -23,12 +44,27 @@ def group_l2_importance(group: ChannelGroup, state: State) -> Tensor:
     divided by the mean over channels (DepGraph, arXiv 2301.12900, as torch-pruning's default with p = 2; biases and norms do not
     count).
     """
+    return _magnitude(group, state, torch.square)
+
+
+def group_l1_importance(group: ChannelGroup, state: State) -> Tensor:
+    """The same of absolute values instead of squares (torch-pruning's p = 1)."""
+    return _magnitude(group, state, torch.abs)
+
+
+def _drawn(seed: int, version: int, group: ChannelGroup, state: State) -> Tensor:
+    """Uniform random scores, the same for the same group of the same pruning."""
+    generator = torch_generator(seed, Purpose.PRUNING, version, zlib.crc32(group.name.encode()))
+    return torch.rand(group.num_channels, generator=generator, dtype=torch.float64)
+
+
+def _magnitude(group: ChannelGroup, state: State, of: Callable[[Tensor], Tensor]) -> Tensor:
     total = torch.zeros(group.num_channels, dtype=torch.float64)
     for member in group.members:
         weight = state[member.parameter].detach()
         if weight.ndim > 1:
             part = weight.narrow(member.dim, member.offset, group.num_channels).transpose(0, member.dim).flatten(1)
-            total += part.double().square().sum(1).cpu()
+            total += of(part.double()).sum(1).cpu()
     return total / total.mean().clamp_min(torch.finfo(torch.float64).tiny)
 
 

@@ -6,7 +6,7 @@ record that goes into JSON, so clients that keep state of the former architectur
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,13 +16,11 @@ from torch import Tensor
 
 from fedphd_ray.errors import PruningError
 from fedphd_ray.pruning.groups import ChannelGroup, Member
-from fedphd_ray.pruning.importance import group_l2_importance
+from fedphd_ray.pruning.importance import Importance, group_l2_importance
 from fedphd_ray.records import Payload
 from fedphd_ray.tensors import Layout, Shape, State, as_numpy, as_tensor
 
 FORMAT_VERSION = 1
-
-Importance = Callable[[ChannelGroup, State], Tensor]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.pruning.importance import Criterion
 from fedphd_ray.sections import Section
 
 
@@ -32,6 +33,7 @@ class PruningConfig(Section):
         sparsity: lambda, strength of the penalty in `sparse_then_prune`.
         penalty: `channel` is the sum of L2 norms of output channels (the paper's intention), `layer` one norm per layer (the
             authors' code).
+        criterion: which channels stay: those of largest `group_l2` norm (the paper) or `group_l1` norm, or `random` ones.
         again: more prunings, each of what the one before it has left; the penalty stays on until the last.
     """
 
@@ -40,6 +42,7 @@ class PruningConfig(Section):
     ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     sparsity: NonNegativeFloat = 1e-5
     penalty: Literal["channel", "layer"] = "channel"
+    criterion: Criterion = "group_l2"
     again: tuple[PruningAgain, ...] = ()
 
     def require_fit(self, last_round: int) -> None:

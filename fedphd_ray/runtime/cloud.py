@@ -14,6 +14,7 @@ from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.plans import Aggregation, RoundPlan
+from fedphd_ray.pruning.importance import importance_by
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.exchange import hand_down, sent_in_vain, statistics_to_cohort
@@ -218,8 +219,9 @@ class Cloud:
 
     def _prune(self, state: RunState) -> RunState:
         """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
-        version = state.model.version
-        plan = plan_pruning(self._experiment.spec, state.model, self._experiment.pruning.ratios[version], state.plan)
+        experiment, version = self._experiment, state.model.version
+        importance = importance_by(experiment.pruning.criterion, experiment.seed, version + 1)
+        plan = plan_pruning(experiment.spec, state.model, experiment.pruning.ratios[version], state.plan, importance)
         layout = state.model.layout
 
         def cut_model(handle: Handle | None) -> Handle | None:

@@ -8,22 +8,23 @@ from hypothesis import strategies as st
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.pruning.groups import ChannelGroup, Member
-from fedphd_ray.pruning.importance import SparsityPenalty, group_l2_importance
+from fedphd_ray.pruning.importance import SparsityPenalty, group_l1_importance, group_l2_importance, importance_by
 
 
-def test_importance_is_that_of_torch_pruning(specs, groups_of):
-    """Same graph, `GroupMagnitudeImportance(p=2)` with its defaults, on every group."""
+@pytest.mark.parametrize(("p", "importance"), [(2, group_l2_importance), (1, group_l1_importance)])
+def test_importance_is_that_of_torch_pruning(p, importance, specs, groups_of):
+    """Same graph, `GroupMagnitudeImportance(p)` with its defaults, on every group."""
     spec = specs["digits"]
     state = initial_state(spec, 3)
     model = build_unet(spec)
     model.load_state_dict(state)
     graph = torch_pruning.DependencyGraph().build_dependency(model, (torch.zeros(1, 1, 8, 8), torch.ones(1, dtype=torch.int64)))
-    score = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    score = torch_pruning.importance.GroupMagnitudeImportance(p=p)
     for group in groups_of["digits"]:
         layer = model.get_submodule(group.name)
         prune = graph.get_pruner_of_module(layer).prune_out_channels
         theirs = score(graph.get_pruning_group(layer, prune, list(range(group.num_channels))))
-        ours = group_l2_importance(group, state)
+        ours = importance(group, state)
         assert ours.shape == (group.num_channels,)
         torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=0)
 
@@ -35,6 +36,15 @@ def test_importance_by_hand():
     state = {"a.weight": torch.tensor([[3.0, 4.0], [1.0, 0.0]]), "a.bias": torch.tensor([50.0, 60.0]), "b.weight": b}
     expected = torch.tensor([14.5 / 8.75, 3.0 / 8.75], dtype=torch.float64)
     torch.testing.assert_close(group_l2_importance(group, state), expected)
+
+
+def test_random_importance_is_keyed():
+    """By seed, architecture and group; weights play no part."""
+    group, other = (ChannelGroup(name, 4, 4, (Member("a.weight", 0, 0),)) for name in "ab")
+    keys = [(0, 1, group), (1, 1, group), (0, 2, group), (0, 1, other)]
+    scores = [importance_by("random", seed, version)(own, {"a.weight": torch.zeros(4, 1)}) for seed, version, own in keys]
+    assert len({tuple(one.tolist()) for one in scores}) == 4
+    assert torch.equal(scores[0], importance_by("random", 0, 1)(group, {}))
 
 
 def test_importance_of_nothing_is_zero_not_nan():
