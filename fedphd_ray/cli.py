@@ -163,22 +163,30 @@ def sample(
 
 @app.command()
 def evaluate(
-    model_dir: ModelDir,
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="Run directory, model directory, or a folder of pictures.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(metavar="NAME|CONFIG", help="`digits`, or an experiment's YAML file; default: the run's own."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="train|test", help="Images to compare with; default: those of the configuration.")
     ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
 ) -> None:
-    """Quality figures of a saved model: FID, KID, classes of its samples."""
+    """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
     with _at_work(f"judging {num_samples} images of {model_dir}"):
         from fedphd_ray.generate import judge  # noqa: PLC0415
 
-        quality = judge(model_dir, data, num_samples, seed, steps, _say)
-    drawn = f"{quality.num_samples} samples, {quality.steps} steps, {quality.sampler}"
-    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({drawn})")
+        judged = judge(model_dir, data, num_samples, seed, steps, _say, split)
+    quality, spread = judged.quality, judged.manifolds
+    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features of the data set's own classifier)")
+    if spread is not None:
+        nearest = f"precision {spread.precision:.3f}, recall {spread.recall:.3f} (3 nearest neighbours)"
+        _say(f"{nearest}, class score {spread.class_score:.2f} of {len(quality.class_histogram)}")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
     _say(f"classes among the samples: {histogram}")
 

@@ -1,6 +1,7 @@
 """Images from a saved model, and their quality."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,16 +11,20 @@ from torch import Tensor
 from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.config import load_config
 from fedphd_ray.data.dataset import ImageDataset
-from fedphd_ray.data.sources import Digits
+from fedphd_ray.data.folders import ImageFolder
+from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.features import load_feature_network
+from fedphd_ray.diffusion.neighbours import Manifolds
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
-from fedphd_ray.diffusion.sampling import chunk_sizes, sample_chunk
+from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import DataError, ModelFileError
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.tensors import as_tensor, signed
 
 CHUNK = 125
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 Say = Callable[[str], None]
 
 
@@ -62,28 +67,72 @@ def generate(model_dir: Path, num: int, seed: int, steps: int, say: Say) -> Tens
     return images
 
 
-def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, say: Say) -> QualityReport:
-    """Quality of a saved model against a data set.
+@dataclass(frozen=True)
+class Judgement:
+    """Figures of a model's samples, or of pictures.
+
+    Attributes:
+        quality: FID, KID, classes.
+        manifolds: precision, recall, class score; None where samples are not finite.
+        what: what was judged, in words.
+    """
+
+    quality: QualityReport
+    manifolds: Manifolds | None
+    what: str
+
+
+def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, say: Say, split: str | None = None) -> Judgement:
+    """Quality of a saved model, or of a folder of pictures, against a data set.
 
     Args:
-        model_dir: see `generate`.
+        model_dir: see `generate`; or a folder of pictures, all of which are judged.
         data: `digits`, or the YAML file of an experiment; None for the data that the run around the model was trained on.
         num: images to draw.
         seed: of the noise.
         steps: of the sampler.
-        say: told what had to be assumed.
+        say: told what had to be assumed, and what takes time.
+        split: `train` or `test`, to compare with; None for the one that the configuration names. The network of features learns
+            from the training split in any case.
     """
-    dataset = _dataset(_configuration_of(model_dir, say) if data is None else data)
-    images = generate(model_dir, num, seed, steps, say)
-    if images.shape[1:] != dataset.images.shape[1:]:
+    chosen, data_seed = _source(_configuration_of(model_dir, say) if data is None else data)
+    reference = (chosen if split is None else chosen.of_split(split)).load(data_seed, say)
+    if _holds_pictures(model_dir):
+        images = _pictures(model_dir, reference, say)
+        what, steps = f"{len(images)} pictures", 0
+    else:
+        images = generate(model_dir, num, seed, steps, say)
+        what = f"{num} samples, {steps} steps, {SAMPLER}"
+    if images.shape[1:] != reference.images.shape[1:]:
         raise DataError(
-            f"--data {data or dataset.name}",
+            f"--data {data or reference.name}",
             expected=f"images of the model's shape {tuple(images.shape[1:])}",
-            found=str(tuple(dataset.images.shape[1:])),
+            found=str(tuple(reference.images.shape[1:])),
             remedy="judge a model against the data it was trained on",
         )
-    network = load_feature_network(dataset.images, dataset.labels, dataset.num_classes, default_cache_dir())
-    return QualityMeter(dataset.images, network).evaluate(images, steps)
+    known = reference if chosen.training == (chosen if split is None else chosen.of_split(split)) else None
+    learnt = known or chosen.training.load(data_seed, say)
+    network = load_feature_network(learnt.images, learnt.labels, learnt.num_classes, default_cache_dir())
+    meter = QualityMeter(reference.images, network)
+    quality = meter.evaluate(images, steps)
+    return Judgement(quality, meter.manifolds(images) if quality.num_finite == len(images) else None, what)
+
+
+def _holds_pictures(directory: Path) -> bool:
+    """Whether a folder holds pictures and no model."""
+    if not directory.is_dir() or any(
+        (directory / name).exists() for name in ("config.json", "model_index.json", "model", "unet")
+    ):
+        return False
+    return any(entry.suffix.lower() in PICTURES for entry in directory.rglob("*"))
+
+
+def _pictures(directory: Path, like: ImageDataset, say: Say) -> Tensor:
+    """All pictures below a folder [N, C, H, W] in [0, 1]; grey ones in three channels where the data has colours."""
+    found = as_tensor(ImageFolder(name="image_folder", path=str(directory.absolute())).load(0, say).images)
+    if found.shape[1] == 1 and like.channels == 3:
+        found = found.repeat_interleave(3, dim=1)
+    return signed(found) / 2 + 0.5
 
 
 def _configuration_of(model_dir: Path, say: Say) -> str:
@@ -96,11 +145,12 @@ def _configuration_of(model_dir: Path, say: Say) -> str:
     return "digits"
 
 
-def _dataset(data: str) -> ImageDataset:
+def _source(data: str) -> tuple[DataSource, int]:
+    """A data set's configuration, and the seed it is loaded with."""
     if data == "digits":
-        return Digits().load(0)
+        return Digits(), 0
     config = load_config(Path(data))
-    return config.data.load(config.seed)
+    return config.data, config.seed
 
 
 def _image_shape(unet: UNet2DModel, model_dir: Path) -> tuple[int, int, int]:

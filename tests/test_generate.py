@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import UNet2DModel
 from federations import Recorder, tiny
+from PIL import Image
 
+from fedphd_ray import generate as generation
+from fedphd_ray.data.sources import Shapes
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.errors import DataError, ModelFileError
 from fedphd_ray.generate import generate, judge
@@ -92,7 +97,7 @@ def test_a_models_own_noise_process_lies_with_it_wherever_it_is_opened(finished:
 @pytest.mark.parametrize("folder", ["", "model"])
 def test_a_runs_model_is_judged_against_its_own_data(finished: Path, folder: str) -> None:
     said: list[str] = []
-    assert judge(finished / folder, None, 4, 0, 2, said.append).num_samples == 4  # shapes in colour, not digits
+    assert judge(finished / folder, None, 4, 0, 2, said.append).quality.num_samples == 4  # shapes in colour, not digits
     assert not said
     with pytest.raises(DataError, match="data it was trained on"):
         judge(finished / folder, "digits", 4, 0, 2, said.append)
@@ -102,3 +107,43 @@ def test_a_model_without_a_run_says_what_it_is_judged_against(tmp_path: Path) ->
     said: list[str] = []
     judge(stock(tmp_path / "somewhere"), None, 4, 0, 2, said.append)
     assert "judged against digits" in said[0]
+
+
+def test_pictures_are_judged_like_samples(finished: Path, tmp_path: Path) -> None:
+    """The training images themselves, written as PNG: nothing is better than they are."""
+    data = Shapes(name="shapes", num_images=120, num_classes=10, image_size=8).load(7)
+    for row, image in enumerate(data.images):
+        pixels = ((image.transpose(1, 2, 0) / 2 + 0.5) * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{row:03d}.png")
+    judged = judge(tmp_path, str(finished / "config.yaml"), 1000, 0, 2, print)
+    assert judged.what == "120 pictures"
+    assert judged.quality.fid < 0.01
+    assert judged.manifolds is not None
+    assert (judged.manifolds.precision, judged.manifolds.recall) == (1.0, 1.0)
+    assert judged.manifolds.class_score > 7
+    with pytest.raises(DataError, match="--split"):
+        judge(tmp_path, str(finished / "config.yaml"), 1000, 0, 2, print, "test")
+
+
+def test_held_out_images_are_compared_with_and_never_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "test"):
+        for label, folder in enumerate("abc"):
+            (tmp_path / split / folder).mkdir(parents=True)
+            for row in range(4 if split == "train" else 2):
+                Image.new("L", (8, 8), 60 * label + 10 * row + (split == "test")).save(tmp_path / split / folder / f"{row}.png")
+    config = tmp_path / "config.yaml"
+    tree = tiny().model_dump(mode="json")
+    tree["data"] = {"name": "image_folder", "path": str(tmp_path), "num_clients": 6}
+    config.write_text(yaml.safe_dump(tree))
+    learnt, compared = [], []
+    real_features, real_meter = generation.load_feature_network, generation.QualityMeter
+    monkeypatch.setattr(
+        generation, "load_feature_network", lambda images, *rest: learnt.append(len(images)) or real_features(images, *rest)
+    )
+    monkeypatch.setattr(
+        generation, "QualityMeter", lambda images, network: compared.append(len(images)) or real_meter(images, network)
+    )
+    for split in (None, "train", "test"):
+        judge(stock(tmp_path / "model"), str(config), 4, 0, 2, print, split)
+    assert learnt == [12, 12, 12]
+    assert compared == [12, 12, 6]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,21 @@ class DataConfig(Section):
     num_clients: PositiveInt = 20
     partition: Partition = Classes()
 
+    @property
+    def training(self) -> Self:
+        """The images that a network of features may learn from: never those held out."""
+        return self
+
+    def of_split(self, split: str) -> Self:
+        """The same data set, another share of it.
+
+        Raises:
+            DataError: it is not divided so.
+        """
+        raise DataError(
+            "--split", expected="data in files, with a train and a test split", found=f"{split} of data without splits"
+        )
+
 
 class FileData(DataConfig):
     """A data set in files.
@@ -46,6 +61,17 @@ class FileData(DataConfig):
     split: Literal["train", "test"] = "train"
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
     limit: PositiveInt | None = None
+
+    @property
+    def training(self) -> Self:
+        """The training split."""
+        return self.model_copy(update={"split": "train"})
+
+    def of_split(self, split: str) -> Self:
+        """The same data set, another share of it; see `DataConfig.of_split`."""
+        if split not in ("train", "test"):
+            raise DataError("--split", expected="train or test", found=split)
+        return self.model_copy(update={"split": split})
 
     @field_validator("path")
     @classmethod

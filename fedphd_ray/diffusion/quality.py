@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from fedphd_ray.diffusion.features import FeatureNetwork
+from fedphd_ray.diffusion.neighbours import Manifolds, manifolds
 from fedphd_ray.diffusion.sampling import SAMPLER
 from fedphd_ray.errors import DataError, UserError
 from fedphd_ray.tensors import Pixels, as_tensor, signed
@@ -110,6 +111,12 @@ class QualityMeter:
         return QualityReport(
             fid=fid, kid=kid, class_histogram=tuple(histogram), num_samples=len(samples), num_finite=len(finite), steps=steps
         )
+
+    def manifolds(self, samples: Tensor) -> Manifolds:
+        """Precision, recall and class score of finite samples [n, C, H, W] in [0, 1]."""
+        features = torch.cat([self._features(batch) for batch in samples.split(BATCH)])
+        with torch.no_grad():
+            return manifolds(self._real, features, self._network.head(features.float()))
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
