@@ -82,7 +82,11 @@ def resume(
 
 
 @app.command()
-def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="A picture of who holds what; .svg, too.")] = None,
+) -> None:
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
     with _at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
@@ -104,7 +108,13 @@ def plan(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
             except ResourceError as error:
                 placement = f"does not fit: {error.expected}; {error.found}"
         stock = stock_forecast(experiment)
+        if picture is not None:
+            from fedphd_ray.report.holdings import draw_holdings  # noqa: PLC0415
+
+            draw_holdings(cost.label_counts, picture, f"{experiment.name}: who holds what ({experiment.dataset.name})")
     print_forecast(console, cost, describe(experiment), stock, placement)
+    if picture is not None:
+        _say(f"who holds what: {picture}")
 
 
 @app.command()

@@ -252,3 +252,23 @@ def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
     )
     assert "apt-get install g++" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_draws_who_holds_what(config: Path, tmp_path: Path) -> None:
+    for name in ("deeper/holds.png", "holds.svg"):
+        assert name in fedphd("plan", config, "--picture", tmp_path / name)
+    with Image.open(tmp_path / "deeper/holds.png") as picture:
+        assert min(picture.size) > 500
+    assert "1,797 images" in (tmp_path / "holds.svg").read_text()
+    assert ".png or .svg" in fedphd("plan", config, "--picture", tmp_path / "holds.pdf", code=2)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "compare"])
+def test_data_that_cannot_be_read_is_one_message(command: str, config: Path, tmp_path: Path) -> None:
+    more = {"run": ["--out", tmp_path / "run"], "compare": ["--strategies", "fedavg", "--out", tmp_path / "run"]}.get(command, [])
+    for name, path in (("cifar10", tmp_path), ("parquet", tmp_path / "none.parquet"), ("image_folder", Path("/dev/null"))):
+        data = f"data={{name: {name}, path: '{path}', num_clients: 6}}"
+        message = fedphd(command, config, "--set", data, *more, code=2)
+        assert str(path) in message
+        assert "expected: " in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,71 @@
+"""Who holds what, as a picture: clients by classes."""
+
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+from numpy.typing import NDArray
+
+from fedphd_ray.errors import UserError
+
+MOST_CLIENTS = 400
+HEIGHT, WIDTH = 480, 360
+KINDS = (".png", ".svg")
+SHADES = ("#DEEBF7", "#08306B")  # few images are not none, which is white
+
+
+def draw_holdings(label_counts: NDArray[np.int64], path: Path, title: str) -> None:
+    """Writes a picture of images per client and class, and beside it of images per client.
+
+    Args:
+        label_counts: int64 [num_clients, num_classes]; of more than 400 clients, as many are drawn, evenly spread.
+        path: `.png` or `.svg`; its folder is made if it is missing.
+        title: heading.
+
+    Raises:
+        UserError: the path is of another kind, or cannot be written.
+    """
+    if path.suffix.lower() not in KINDS:
+        raise UserError(f"--picture {path}", expected="a file that ends in .png or .svg", found=path.suffix or "no ending")
+    chart = figure(label_counts, title)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chart.save(path, scale_factor=2)
+    except OSError as error:
+        raise UserError(f"--picture {path}", expected="a file that can be written", found=error.strerror or str(error)) from error
+
+
+def figure(label_counts: NDArray[np.int64], title: str) -> alt.HConcatChart:
+    """The picture."""
+    total, num_classes = label_counts.shape
+    shown = np.unique(np.linspace(0, total - 1, min(total, MOST_CLIENTS)).round().astype(int))
+    cells = [
+        {"client": int(client), "class": label, "images": int(label_counts[client, label])}
+        for client in shown
+        for label in range(num_classes)
+        if label_counts[client, label]
+    ]
+    sums = [{"client": int(client), "images": int(label_counts[client].sum())} for client in shown]
+    order = [int(client) for client in shown]
+    ticks = order[:: max(1, len(order) // 20)]
+    rows = alt.Y("client:O", sort=order, axis=alt.Axis(values=ticks, title="client"))
+    grid = (
+        alt.Chart(alt.Data(values=cells))
+        .mark_rect()
+        .encode(
+            x=alt.X("class:O", scale=alt.Scale(domain=list(range(num_classes))), axis=alt.Axis(title="class", labelAngle=0)),
+            y=rows,
+            color=alt.Color("images:Q", scale=alt.Scale(domainMin=0, range=SHADES), title="images"),
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )
+    bars = (
+        alt.Chart(alt.Data(values=sums))
+        .mark_bar(color="#7F7F7F")
+        .encode(x=alt.X("images:Q", title="images"), y=alt.Y("client:O", sort=order, axis=None))
+        .properties(width=WIDTH // 3, height=HEIGHT)
+    )
+    more = f"{len(order)} of {total:,} clients" if len(order) < total else f"{total} clients"
+    heading = alt.TitleParams(title, subtitle=f"{more}, {int(label_counts.sum()):,} images", anchor="start")
+    chart: alt.HConcatChart = alt.hconcat(grid, bars, title=heading)
+    return chart
