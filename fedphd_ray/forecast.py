@@ -71,7 +71,7 @@ class Forecast:
 
 
 def forecast(experiment: Experiment) -> Forecast:
-    """Replays the schedule.
+    """Replays the schedule, without what clients report: a planner that goes by their losses cannot be foretold.
 
     Raises:
         PruningError: the pruning ratio would empty a layer.

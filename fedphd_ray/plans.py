@@ -1,8 +1,15 @@
 """Round plans: who contributes what to which aggregation. Frozen, and made before anything of a round happens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Memory = Mapping[str, NDArray[np.float64]]
+"""What a planner remembers of former rounds: arrays by name."""
 
 
 class Contribution(NamedTuple):

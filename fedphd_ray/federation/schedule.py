@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.plans import Aggregation, Contribution, RoundPlan
+from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
-from fedphd_ray.records import EdgeStatistics
+from fedphd_ray.records import ClientReport, EdgeStatistics
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
@@ -138,8 +139,23 @@ class Schedule:
         everything = round in self._prune_rounds or round == self.rounds
         return self.topology.depth if everything else self.topology.sends_up(round)
 
-    def plan(self, round: int, strategy: Strategy, population: Population, edges: Sequence[EdgeStatistics]) -> RoundPlan:
-        """The plan of round `round`, given what the edges have seen until the end of the round before."""
+    def plan(
+        self,
+        round: int,
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        memory: Memory = MappingProxyType({}),
+    ) -> RoundPlan:
+        """The plan of a round: what a server knows before it.
+
+        Args:
+            round: 1 for the first.
+            strategy: chooses edges and reported parts.
+            population: the registered clients.
+            edges: what the edges have seen until the end of the round before.
+            memory: what `remember` has made of former rounds; here nothing.
+        """
         cohort_rng = numpy_rng(self._seed, Purpose.COHORT, round)
         drawn = cohort_rng.choice(population.num_clients, size=self.cohort_size, replace=False)
         cohort = sorted(int(client) for client in drawn)
@@ -153,6 +169,10 @@ class Schedule:
             prunes=round in self._prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
+
+    def remember(self, memory: Memory, reports: Sequence[ClientReport]) -> Memory:
+        """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""
+        return memory
 
     def oldest_version(self, round: int) -> int:
         """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""

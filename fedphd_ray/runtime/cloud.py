@@ -74,7 +74,7 @@ class Cloud:
         while state.round < experiment.schedule.rounds:
             with self._watch("round"):
                 plan = experiment.schedule.plan(
-                    state.round + 1, experiment.strategy, experiment.population, state.edge_statistics
+                    state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory
                 )
                 state, sent = self._hand_down(state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
@@ -160,6 +160,7 @@ class Cloud:
             state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
+            memory=self._experiment.schedule.remember(state.memory, reports),
         )
 
     def _aggregate(

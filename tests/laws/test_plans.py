@@ -38,8 +38,8 @@ DENSE = {"pruning": {"mode": "none", "round": None}}
 class Stale(Schedule):
     """In rounds 3 and 4 the last two clients of every edge started one and two rounds ago; they count a half and a quarter."""
 
-    def plan(self, round, strategy, population, edges):
-        plan = super().plan(round, strategy, population, edges)
+    def plan(self, round, *known):
+        plan = super().plan(round, *known)
         return plan if round < 3 else replace(plan, aggregations=tuple(map(self.late, plan.aggregations, [round] * 9)))
 
     def oldest_version(self, round: int) -> int:
@@ -56,8 +56,8 @@ class Stale(Schedule):
 class LateEdge(Schedule):
     """The second edge does not send in round 2; in round 3 it sends what it has made of round 2's model."""
 
-    def plan(self, round, strategy, population, edges):
-        plan = super().plan(round, strategy, population, edges)
+    def plan(self, round, *known):
+        plan = super().plan(round, *known)
         return replace(plan, aggregations=tuple(self.late(each, round) for each in plan.aggregations))
 
     def oldest_version(self, round: int) -> int:
@@ -74,12 +74,34 @@ class LateEdge(Schedule):
 class Nobody(Schedule):
     """Nobody is there in rounds 1 and 3."""
 
-    def plan(self, round, strategy, population, edges):
-        plan = super().plan(round, strategy, population, edges)
+    def plan(self, round, *known):
+        plan = super().plan(round, *known)
         none = tuple(replace(each, contributions=()) for each in plan.aggregations if not each.level)
         return (
             plan if round in (2, 4) else replace(plan, aggregations=(*none, *(each for each in plan.aggregations if each.level)))
         )
+
+
+class Curious(Schedule):
+    """Of the clients that are drawn, those take part of whom nothing is known, and the two with the greatest last losses."""
+
+    def plan(self, round, strategy, population, edges, memory):
+        plan = super().plan(round, strategy, population, edges, memory)
+        losses = memory.get("losses", np.full(6, np.inf))
+        drawn = sorted(plan.edge_of, key=lambda client: -losses[client])
+        chosen = {client for place, client in enumerate(drawn) if place < 2 or np.isinf(losses[client])}
+
+        def some(each: Aggregation) -> Aggregation:
+            kept = tuple(one for one in each.contributions if one.sender in chosen)
+            return each if each.level else replace(each, contributions=kept)
+
+        return replace(plan, aggregations=tuple(map(some, plan.aggregations)))
+
+    def remember(self, memory, reports):
+        losses = memory.get("losses", np.full(6, np.inf)).copy()
+        for report in reports:
+            losses[report.client] = report.loss
+        return {"losses": losses}
 
 
 def planned(schedule: type[Schedule], config: Config) -> Experiment:
@@ -93,6 +115,7 @@ CASES = {
     "stale": (Stale, method("flat fedavg", **DENSE, schedule={"clients_per_round": 5})),
     "stale over edges": (Stale, method("fedavg", schedule={"rounds": 4, "clients_per_round": 6}, pruning={"round": 3})),
     "a late edge": (LateEdge, method("fedphd", **DENSE, hierarchy={"cloud_period": 1})),
+    "what was reported": (Curious, method("fedavg", **DENSE, schedule={"rounds": 6})),
     "nobody": (Nobody, method("fedphd with kept moments")),
     "nobody, private parts": (Nobody, method("feddiffuse usplit", **DENSE, strategy={"name": "feddiffuse", "mode": "udec"})),
 }
@@ -112,7 +135,16 @@ def test_any_plan_has_the_same_bits_everywhere(case: str, placement: Placement, 
     assert federate(experiment, backend).sha256 == in_one_process(case).sha256
 
 
-@pytest.mark.parametrize("case", CASES)
+def test_plans_follow_what_clients_have_reported() -> None:
+    """All are asked first; then of the four drawn the two with the greatest last losses; and it is so after a resume (above)."""
+    records = in_one_process("what was reported").records
+    assert len(records[0].participants) == 4
+    assert [len(record.participants) for record in records[3:]] == [2, 2, 2]
+    fixed = federate(CASES["what was reported"][1])
+    assert fixed.sha256 != in_one_process("what was reported").sha256
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "what was reported"])  # that cannot be foretold
 def test_the_forecast_of_any_plan_is_its_ledger(case: str) -> None:
     moved: Counter[str] = Counter()
     for row in in_one_process(case).transfers:

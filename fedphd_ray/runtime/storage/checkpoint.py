@@ -205,10 +205,11 @@ def _client_file(sha256: str) -> str:
 
 
 def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
-    tensors = {"model": state.model.vector}
+    tensors: dict[str, np.ndarray] = {"model": state.model.vector}
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
+    tensors |= {f"memory/{name}": values for name, values in state.memory.items()}
     for place, models in [("now", state.models), *((str(version), models) for version, models in state.past.items())]:
         for level, handles in enumerate(models):
             for node, handle in enumerate(handles):
@@ -236,6 +237,7 @@ def _manifest(state: RunState, run: str, clients: dict[int, ClientFile], books: 
         plan_owed=sorted(state.plan_owed),
         failures=list(state.failures),
         past=sorted(state.past),
+        memory={name: values.size for name, values in state.memory.items()},
         tensors_sha256=tensors_sha256,
     )
 
@@ -264,6 +266,7 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         pruned_round=manifest.pruned_round,
         plan_owed=frozenset(manifest.plan_owed),
         failures=tuple(manifest.failures),
+        memory=below("memory/"),
     )
 
     def held(name: str) -> Handle | None:

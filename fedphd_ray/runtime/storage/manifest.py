@@ -15,8 +15,9 @@ from fedphd_ray.records import EdgeStatistics, Kind
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.tensors import Shape
 
-SCHEMA = 7
+SCHEMA = 8
 HEADER_BYTES = 16 * 2**20  # names and shapes in a safetensors file
+MOST_REMEMBERED = 100_000_000  # numbers in one array of the planner's memory
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Manifest(BaseModel):
     plan_owed: list[int]
     failures: list[str]
     past: list[NonNegativeInt]
+    memory: dict[str, Annotated[int, Field(ge=0, le=MOST_REMEMBERED)]]
     books: Seal | None
     tensors_sha256: str
     manifest_sha256: str = ""
@@ -96,7 +98,8 @@ class Manifest(BaseModel):
         """What the tensors may take: some vectors of the network's length."""
         models = (sum(map(len, self.nodes)) + 1) * (1 + len(self.past))
         vectors = models * (1 + len(Kind)) + 8
-        return vectors * 4 * sum(math.prod(shape) for shape in self.shapes) + HEADER_BYTES
+        remembered = 8 * sum(self.memory.values())
+        return vectors * 4 * sum(math.prod(shape) for shape in self.shapes) + remembered + HEADER_BYTES
 
     @classmethod
     def opened(cls, data: bytes) -> "Manifest":

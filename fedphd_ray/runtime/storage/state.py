@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.plans import Memory
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, EdgeStatistics, Kind, Payload
 from fedphd_ray.runtime.workers.backend import Backend, Handle
@@ -41,6 +42,7 @@ class RunState:
         statistics: per level, what each node has seen since it sent its model to its parent last.
         client_states: what clients keep between rounds, where they do; the ones that took part last come last.
         state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
+        memory: what the planner of rounds remembers.
         server: vectors that the method and the server's optimiser keep at the cloud [num_params].
         plan: how the network was pruned, once it was.
         pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
@@ -62,6 +64,7 @@ class RunState:
     failures: tuple[str, ...] = ()
     syncs: int = 0
     past: Mapping[int, Models] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
     @property
     def edge_statistics(self) -> tuple[EdgeStatistics, ...]:
