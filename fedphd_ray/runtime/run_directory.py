@@ -47,6 +47,7 @@ class Summary:
     fid: float | None
     kid: float | None
     class_histogram: list[int] | None
+    fid_features: str | None
     evaluation: dict[str, object]
     ema_decay: float
     stock_export: str
@@ -148,6 +149,7 @@ def summarise(
         fid=_figure(last.get("fid")),
         kid=_figure(last.get("kid")),
         class_histogram=last.get("class_histogram"),  # type: ignore[arg-type]  # a list in the JSON that we wrote
+        fid_features=f"{experiment.dataset.name}-classifier" if last else None,
         evaluation=experiment.evaluation.model_dump(),
         ema_decay=experiment.server.ema_decay,
         stock_export=stock_export,

@@ -113,6 +113,7 @@ def test_run_directory_is_the_contracts(finished: tuple[Path, str]) -> None:
     assert (summary["macs_dense"], summary["macs_final"]) == (16_162_016, 9_119_416)
     assert summary["fid"] > 0
     assert sum(summary["class_histogram"]) == 20
+    assert summary["fid_features"] == "digits-classifier"
     assert 0 <= summary["overhead_fraction"] < 1
     assert summary["peak_memory_bytes"] > 2**28
     assert summary["failures"] == []
