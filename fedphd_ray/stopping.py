@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -144,8 +144,15 @@ STOPPING = Stopping()
 """Signals are a process's own, and so is this."""
 
 
-def kill_descendants() -> None:
-    """Ends every process that this one has started, and theirs (where there is a /proc)."""
+def kill_descendants(spare: Collection[int] = ()) -> None:
+    """Ends every process that this one has started, and theirs (where there is a /proc), but for some."""
+    for pid in descendants() - set(spare):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants() -> set[int]:
+    """Every process that this one has started, and theirs."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -153,6 +160,4 @@ def kill_descendants() -> None:
     found = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    for pid in found - {os.getpid()}:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    return found - {os.getpid()}

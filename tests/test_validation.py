@@ -45,7 +45,7 @@ def test_wrong_values_are_refused_in_plain_words(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("data.name", "cifar10", ["one of digits, shapes", "unknown name 'cifar10'"]),
+        ("data.name", "cifar100", ["one of digits, shapes, cifar10", "unknown name 'cifar100'"]),
         ("strategy.name", "fedpdh", ["did you mean fedphd?"]),
         ("schedule.rounds", "yes", ["a whole number", "'yes'"]),
         ("schedule.rounds", True, ["a whole number", "true"]),

@@ -100,12 +100,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:
 RED = np.zeros((8, 8, 3), np.uint8) + np.array([200, 10, 30], np.uint8)
 HALF = np.zeros((8, 8), np.uint8)
 HALF[:4] = 255
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8)
 ROTATED = Image.Exif()
 ROTATED[0x0112] = 6  # the camera lay on its side
 CONVERSIONS: dict[str, tuple[bytes, np.ndarray]] = {
     "grey": (encoded(Image.fromarray(HALF)), HALF[None]),
     "one bit": (encoded(Image.fromarray(HALF).convert("1")), HALF[None]),
-    "16 bits": (encoded(Image.fromarray(HALF.astype(np.uint16) * 257)), HALF[None]),
+    "16 bits": (encoded(Image.fromarray(RAMP.astype(np.uint16) * 256 + 77)), RAMP[None]),
     "palette": (encoded(Image.fromarray(RED).convert("P", palette=Image.Palette.ADAPTIVE)), RED.transpose(2, 0, 1)),
     "transparent": (encoded(Image.fromarray(np.dstack([RED, HALF]))), np.where(HALF, RED.transpose(2, 0, 1), 255)),
     "turned": (encoded(Image.fromarray(HALF), "JPEG", exif=ROTATED, quality=100), np.rot90(HALF, -1)[None]),
