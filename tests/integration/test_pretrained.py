@@ -128,3 +128,15 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path, tmp_path / "nowhere", "~nobody/there"):
         with pytest.raises(UserError, match="expected: "):
             parse_config(tree | {"model": {"pretrained": str(wrong)}})
+
+
+def test_a_model_that_changes_under_a_run_is_refused(tmp_path: Path) -> None:
+    spec = continued(stock(tmp_path / "foreign")).build().spec
+    assert spec.pretrained is not None
+    assert digest(spec.pretrained.state()) == spec.pretrained.sha256
+    changed = UNet2DModel.from_pretrained(tmp_path / "foreign")
+    with torch.no_grad():
+        changed.conv_in.bias += 1.0
+    changed.save_pretrained(tmp_path / "foreign")
+    with pytest.raises(UserError, match="another one"):
+        spec.pretrained.state()
