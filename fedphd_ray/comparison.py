@@ -18,12 +18,12 @@ from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.run import resume, run
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.start import Needs, shared_actors
+from fedphd_ray.saying import Say
 from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
-Say = Callable[[str], None]
 NO_SPECIALS = str.maketrans(":={} ", "_____")  # labels may hold overrides, folder names should not
 
 
@@ -150,7 +150,7 @@ def compare(
     placed = [(contender, *_placed(contender, config, out)) for contender, config in runs]
     for _, config, directory in placed:
         _refuse_another_run(config, directory)
-    experiments = (config.build() for _, config, _ in placed)  # all are looked at before one runs, and none is kept
+    experiments = (config.build(say) for _, config, _ in placed)  # all are looked at before one runs, and none is kept
     with shared_actors([Needs.of(experiment) for experiment in experiments], say) as pool:
         for contender, config, directory in placed:
             title = f"{contender.label}, seed {config.seed}"
@@ -200,8 +200,8 @@ def equal_work(entries: Sequence[Entry]) -> bool:
 def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
     """From the newest checkpoint if the run has begun before."""
     if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
-        return resume(config.build(), directory, reporter, say, pool)
-    return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
+        return resume(config.build(say), directory, reporter, say, pool)
+    return run(config.build(say), directory, reporter, say, config.to_yaml(), pool)
 
 
 def _refuse_another_run(config: Config, directory: Path) -> None:

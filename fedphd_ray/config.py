@@ -10,7 +10,6 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
-from fedphd_ray.data.dataset import Say, unheard
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
@@ -26,6 +25,7 @@ from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import Fault, FaultScript
 from fedphd_ray.runtime.policy.placement import RuntimeConfig
 from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
+from fedphd_ray.saying import Say, unheard
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD

@@ -1,6 +1,5 @@
 """Images from a saved model, and their quality."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from fedphd_ray.diffusion.pruned_unet import load_unet
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import DataError, ModelFileError
+from fedphd_ray.saying import Say
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import as_tensor, signed
 
 CHUNK = 125
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-Say = Callable[[str], None]
 
 
 def generate(model_dir: Path, num: int, seed: int, steps: int, say: Say) -> Tensor:
@@ -96,7 +95,8 @@ def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, sa
             from the training split in any case.
     """
     chosen, data_seed = _source(_configuration_of(model_dir, say) if data is None else data)
-    reference = (chosen if split is None else chosen.of_split(split)).load(data_seed, say)
+    compared = chosen if split is None else chosen.of_split(split)
+    reference = compared.load(data_seed, say)
     if _holds_pictures(model_dir):
         images = _pictures(model_dir, reference, say)
         what, steps = f"{len(images)} pictures", 0
@@ -110,8 +110,7 @@ def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, sa
             found=str(tuple(reference.images.shape[1:])),
             remedy="judge a model against the data it was trained on",
         )
-    known = reference if chosen.training == (chosen if split is None else chosen.of_split(split)) else None
-    learnt = known or chosen.training.load(data_seed, say)
+    learnt = reference if compared == chosen.training else chosen.training.load(data_seed, say)
     network = load_feature_network(learnt.images, learnt.labels, learnt.num_classes, default_cache_dir())
     meter = QualityMeter(reference.images, network)
     quality = meter.evaluate(images, steps)

@@ -1,4 +1,4 @@
-"""Small data sets in the formats that people have, made here: the same twelve pictures in each of them."""
+"""What people have on disk, made here: data sets, the same twelve pictures in each format, and models of diffusers."""
 
 import gzip
 import io
@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from diffusers import UNet2DModel
 from PIL import Image
+
+from fedphd_ray.seeds import Purpose, global_torch_seed
 
 NUM = 12
 LABELS = np.arange(NUM) % 3
@@ -104,3 +107,20 @@ def npz(root: Path) -> dict[str, object]:
 MAKERS: dict[str, Callable[[Path], dict[str, object]]] = {
     made.__name__: made for made in (mnist, fashion_mnist, cifar10, cifar10_python, celeba, image_folder, parquet, npz)
 }
+
+
+def stock(directory: Path, **changes: object) -> Path:
+    """A small grey U-Net as diffusers saves it."""
+    kwargs: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "norm_num_groups": 2,
+    }
+    with global_torch_seed(0, Purpose.INITIAL_MODEL):
+        UNet2DModel(**(kwargs | changes)).save_pretrained(directory)
+    return directory

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import UNet2DModel
 from federations import Recorder, tiny
+from made_files import stock
 from PIL import Image
 
 from fedphd_ray import generate as generation
@@ -17,23 +17,6 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.errors import DataError, ModelFileError
 from fedphd_ray.generate import generate, judge
 from fedphd_ray.runtime import run as runs
-from fedphd_ray.seeds import Purpose, global_torch_seed
-
-
-def stock(directory: Path, **changes: object) -> Path:
-    kwargs: dict[str, object] = {
-        "sample_size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "block_out_channels": (8, 8),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D",) * 2,
-        "up_block_types": ("UpBlock2D",) * 2,
-        "norm_num_groups": 2,
-    }
-    with global_torch_seed(0, Purpose.INITIAL_MODEL):
-        UNet2DModel(**(kwargs | changes)).save_pretrained(directory)
-    return directory
 
 
 @pytest.mark.parametrize(("size", "shape"), [(8, (2, 1, 8, 8)), ((8, 12), (2, 1, 8, 12))])

@@ -27,6 +27,7 @@ GROUND = {
     "plans",
     "population",
     "records",
+    "saying",
     "sections",
     "stopping",
     "seeds",

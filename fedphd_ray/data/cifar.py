@@ -7,15 +7,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.data.dataset import ImageDataset, Say, unheard
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import FileData, damaged, missing, read_file
 from fedphd_ray.data.unpickling import plain_values
 from fedphd_ray.files import MIB
+from fedphd_ray.saying import Say, unheard
 
 PIXELS = 3 * 32 * 32
 MOST_BYTES = 256 * MIB
 LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin (binary version), or the same without .bin (Python version)"
-FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}
+FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -1,7 +1,6 @@
 """A data set in memory."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -11,13 +10,6 @@ from numpy.typing import NDArray
 
 from fedphd_ray.errors import DataError
 from fedphd_ray.tensors import Pixels
-
-Say = Callable[[str], None]
-"""Told, in a sentence, what takes time or was left out."""
-
-
-def unheard(_: str) -> None:
-    """For whoever does not want to be told."""
 
 
 @dataclass(frozen=True)

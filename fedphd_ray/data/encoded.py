@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fedphd_ray.cache import default_cache_dir, write_cached
-from fedphd_ray.data.dataset import Say
 from fedphd_ray.data.decoding import decode, quietly
 from fedphd_ray.errors import DataError
+from fedphd_ray.saying import Say
 
 RECIPE = 1
 """Version of the rules of `decoding`: part of the cache's key."""

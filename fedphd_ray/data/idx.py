@@ -10,44 +10,43 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.data.dataset import ImageDataset, Say, unheard
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import MOST_FILE_BYTES, FileData, damaged, find, read_file
+from fedphd_ray.saying import Say, unheard
 
 UINT8 = 0x08  # idx's code for unsigned bytes
 
 
-class Mnist(FileData):
-    """Handwritten digits, 28x28 grey: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and `t10k-...` for the test split."""
+class IdxData(FileData):
+    """28x28 grey images of ten classes in MNIST's files."""
+
+    name: str
+
+    def load(self, seed: int, say: Say = unheard) -> ImageDataset:
+        """The split's images."""
+        root, stem = Path(self.path), {"train": "train", "test": "t10k"}[self.split]
+        images_path, labels_path = (_find(root, f"{stem}-{what}", dims) for what, dims in (("images", 3), ("labels", 1)))
+        images, labels = read_idx(images_path, 3), read_idx(labels_path, 1).astype(np.int64)
+        if len(images) != len(labels):
+            raise damaged(labels_path, f"{len(images)} labels, one for each image", f"{len(labels)}")
+        if len(labels) and labels.max() > 9:
+            row = int((labels > 9).argmax())
+            raise damaged(labels_path, "labels from 0 to 9", f"label {labels[row]} of image {row} (byte {8 + row})")
+        if not len(images):
+            raise damaged(images_path, "at least one image", "none")
+        return self.dataset(self.name, images[:, None], labels, 10, seed)
+
+
+class Mnist(IdxData):
+    """Handwritten digits: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and `t10k-...` for the test split."""
 
     name: Literal["mnist"]
 
-    def load(self, seed: int, say: Say = unheard) -> ImageDataset:
-        """The split's images."""
-        return _load(self, "mnist", seed)
 
-
-class FashionMnist(FileData):
-    """Clothes, 28x28 grey, in MNIST's files."""
+class FashionMnist(IdxData):
+    """Clothes."""
 
     name: Literal["fashion_mnist"]
-
-    def load(self, seed: int, say: Say = unheard) -> ImageDataset:
-        """The split's images."""
-        return _load(self, "fashion_mnist", seed)
-
-
-def _load(data: FileData, name: str, seed: int) -> ImageDataset:
-    root, stem = Path(data.path), {"train": "train", "test": "t10k"}[data.split]
-    images_path, labels_path = (_find(root, f"{stem}-{what}", dims) for what, dims in (("images", 3), ("labels", 1)))
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1).astype(np.int64)
-    if len(images) != len(labels):
-        raise damaged(labels_path, f"{len(images)} labels, one for each image", f"{len(labels)}")
-    if len(labels) and labels.max() > 9:
-        row = int((labels > 9).argmax())
-        raise damaged(labels_path, "labels from 0 to 9", f"label {labels[row]} of image {row} (byte {8 + row})")
-    if not len(images):
-        raise damaged(images_path, "at least one image", "none")
-    return data.dataset(name, images[:, None], labels, 10, seed)
 
 
 def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:

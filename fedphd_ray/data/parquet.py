@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from fedphd_ray.data.dataset import ImageDataset, Say, unheard
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.encoded import Decoder, Picture
 from fedphd_ray.data.files import EncodedData, damaged, missing
 from fedphd_ray.errors import DataError
+from fedphd_ray.saying import Say, unheard
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid")}

@@ -1,6 +1,10 @@
-"""Partitions: which image belongs to which client. Every image belongs to exactly one, and no client is left with nothing."""
+"""Partitions: which image belongs to which client. Every image belongs to exactly one, and no client is left with nothing.
 
-from typing import Annotated, Literal, Protocol
+`split` takes the labels of the images [N], the number of classes and of clients, a generator, and the owners of the images [N]
+where the data names some.
+"""
+
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,26 +15,6 @@ from fedphd_ray.population import ClientRows
 from fedphd_ray.sections import Section
 
 Indices = NDArray[np.int64]
-
-
-class Rule(Protocol):
-    """Divides images among clients."""
-
-    def split(
-        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
-    ) -> list[Indices]:
-        """Indices of each client, sorted.
-
-        Args:
-            labels: of the images [N].
-            num_classes: of the data set.
-            num_clients: among whom they are divided.
-            rng: of the partition.
-            owners: whose each image is [N], where the data says so.
-        """
-        ...
-
-
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding
 
 

@@ -7,13 +7,14 @@ from pydantic import Field
 from sklearn.datasets import load_digits
 
 from fedphd_ray.data.cifar import Cifar10
-from fedphd_ray.data.dataset import ImageDataset, Say, unheard
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import DataConfig
 from fedphd_ray.data.folders import CelebA, ImageFolder
 from fedphd_ray.data.idx import FashionMnist, Mnist
 from fedphd_ray.data.npz import Npz
 from fedphd_ray.data.parquet import Parquet
 from fedphd_ray.data.shapes import draw_shapes
+from fedphd_ray.saying import Say, unheard
 
 
 class Digits(DataConfig):

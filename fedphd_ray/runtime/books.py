@@ -1,7 +1,6 @@
 """What a run writes down between rounds, kept in step: metrics, ledger and checkpoints."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from fedphd_ray.diffusion.unet import parameter_shapes
@@ -16,8 +15,7 @@ from fedphd_ray.runtime.storage.places import open_storage
 from fedphd_ray.runtime.storage.seals import LedgerSeal, Seal
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
-
-Say = Callable[[str], None]
+from fedphd_ray.saying import Say
 
 
 class Books:

@@ -22,18 +22,17 @@ from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
 from fedphd_ray.runtime.storage.spilling import SpillingBackend
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
+from fedphd_ray.saying import Say, unheard
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
-
-Say = Callable[[str], None]
 
 
 def run(
     experiment: Experiment,
     directory: Path,
     reporter: Reporter,
-    say: Say = lambda line: None,
+    say: Say = unheard,
     config_yaml: str = "",
     pool: "ActorPool | None" = None,
 ) -> Summary:
@@ -64,7 +63,7 @@ def resume(
     experiment: Experiment,
     directory: Path,
     reporter: Reporter,
-    say: Say = lambda line: None,
+    say: Say = unheard,
     pool: "ActorPool | None" = None,
     *,
     restart: bool = False,

@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,12 +17,11 @@ from fedphd_ray.runtime.policy.placement import RuntimeConfig, decide, store_siz
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.runtime.workers.device import require_compiler, this_machine
 from fedphd_ray.runtime.workers.local_backend import LocalBackend
+from fedphd_ray.saying import Say
 from fedphd_ray.threads import torch_threads
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from federations import Recorder, federate, tiny
+from made_files import stock
 
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.unet import PrunedUNet2DModel, load_unet
@@ -75,32 +76,27 @@ def test_what_was_loaded_is_pruned_and_exported_as_usual(kind: str, tmp_path: Pa
     assert finished.model_sha256 == digest(dict(model.named_parameters()))
 
 
-def stock(directory: Path, **changes: object) -> Path:
+def foreign(directory: Path) -> Path:
     """A model as others save it: one head of all channels, another first time step, another padding."""
-    kwargs: dict[str, object] = {
-        "sample_size": 8,
-        "in_channels": 3,
-        "out_channels": 3,
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-        "norm_num_groups": 4,
-        "attention_head_dim": None,
-        "freq_shift": 1,
-        "flip_sin_to_cos": False,
-        "downsample_padding": 0,
-        "norm_eps": 1e-6,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        UNet2DModel(**(kwargs | changes)).save_pretrained(directory)
-    return directory
+    return stock(
+        directory,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=None,
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        downsample_padding=0,
+        norm_eps=1e-6,
+    )
 
 
 def test_a_foreign_model_keeps_its_details(tmp_path: Path) -> None:
     """What there are no keys for is kept: outputs of the run's first model are those of the file."""
-    config = continued(stock(tmp_path / "foreign"), schedule={"rounds": 1})
+    config = continued(foreign(tmp_path / "foreign"), schedule={"rounds": 1})
     assert (config.model.widths, config.model.head_dim, config.model.attention) == ((16, 32), None, (False, True))
     from fedphd_ray.diffusion.unet import build_unet, initial_state  # noqa: PLC0415
 
@@ -115,7 +111,7 @@ def test_a_foreign_model_keeps_its_details(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    directory = stock(tmp_path / "foreign")
+    directory = foreign(tmp_path / "foreign")
     tree = continued(directory).model_dump(mode="json")
     with pytest.raises(ConfigError, match=r"model\.widths\n(.|\n)*\(16, 32\), as model.pretrained has it"):
         parse_config(tree | {"model": {"pretrained": str(directory), "widths": [8, 16]}})
@@ -131,7 +127,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_changes_under_a_run_is_refused(tmp_path: Path) -> None:
-    spec = continued(stock(tmp_path / "foreign")).build().spec
+    spec = continued(foreign(tmp_path / "foreign")).build().spec
     assert spec.pretrained is not None
     assert digest(spec.pretrained.state()) == spec.pretrained.sha256
     changed = UNet2DModel.from_pretrained(tmp_path / "foreign")

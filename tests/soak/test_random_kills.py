@@ -84,7 +84,7 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
 
         def kill_now_and_then() -> None:
             while not stopped.wait(chance.uniform(0.5, 3.0)):
-                kind, number = chance.choice(["hosts", "edges"]), chance.randrange(2)
+                kind, number = chance.choice(["hosts", "servers"]), chance.randrange(2)
                 try:
                     actor = getattr(pool, kind)[number]
                     pid = int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=20))
