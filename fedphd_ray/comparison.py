@@ -200,8 +200,8 @@ def equal_work(entries: Sequence[Entry]) -> bool:
 def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
     """From the newest checkpoint if the run has begun before."""
     if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
-        return resume(config.build(say), directory, reporter, say, pool)
-    return run(config.build(say), directory, reporter, say, config.to_yaml(), pool)
+        return resume(config.build(), directory, reporter, say, pool)
+    return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
 
 
 def _refuse_another_run(config: Config, directory: Path) -> None:

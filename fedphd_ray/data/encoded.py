@@ -78,6 +78,10 @@ class Decoder:
         key = hashlib.sha256(f"{RECIPE} {self.size} {self.skip} {fingerprint}".encode()).hexdigest()[:32]
         path = default_cache_dir() / f"pixels-{key}.safetensors"
         if (known := _read(path)) is not None:
+            if len(known.images) < total:
+                self.say(
+                    f"warning: {total - len(known.images):,} of {total:,} images in {where} are left out: they cannot be read"
+                )
             return known
         decoded = self._decode(where, total, pictures)
         write_cached(path, safetensors.numpy.save(decoded._asdict()))

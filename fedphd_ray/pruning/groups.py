@@ -71,8 +71,6 @@ def channel_groups(model: UNet2DModel, image_size: int, channels: int) -> tuple[
     for traced in graph.get_all_groups(ignored_layers=[skeleton.conv_out]):
         num_channels = len(traced[0].idxs)
         members: set[Member] = set()
-        if any(isinstance(item.dep.target.module, nn.Embedding) for item in traced):
-            continue  # a learned table of time steps is left as wide as it is
         for item in traced:
             layer = item.dep.target.module
             if layer in names:  # the graph also holds operations, which have no parameters

@@ -148,6 +148,8 @@ def test_what_cannot_be_read_is_refused_by_name_or_left_out_with_a_count(tmp_pat
     assert np.array_equal(data.labels, in_class_order(LABELS))
     assert "3 of 15 images" in said[0]
     assert "001.png" in said[0]
+    load({**config, "on_error": "skip"}, said)
+    assert "3 of 15 images" in said[1]  # from the cache, too
 
 
 @pytest.mark.parametrize(

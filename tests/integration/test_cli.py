@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from processes import fedphd_in_process as fedphd
 
 from fedphd_ray.config import load_config
 from fedphd_ray.diffusion.pruned_unet import load_unet
+from fedphd_ray.report.holdings import figure
 from fedphd_ray.tensors import digest
 
 LEDGER_COLUMNS = {
@@ -253,6 +255,18 @@ def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
     )
     assert "apt-get install g++" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_picture_has_the_counts_of_every_client_and_class() -> None:
+    counts = np.arange(12).reshape(4, 3)
+    grid, bars = (part["data"]["values"] for part in figure(counts, "who").to_dict()["hconcat"])
+    assert {(one["client"], one["class"]): one["images"] for one in grid} == {
+        (client, label): counts[client, label] for client in range(4) for label in range(3) if client or label
+    }
+    assert {one["client"]: one["images"] for one in bars} == dict(enumerate(counts.sum(axis=1)))
+    many = figure(np.ones((5000, 2), int), "many").to_dict()
+    assert len(many["hconcat"][1]["data"]["values"]) == 400
+    assert "400 of 5,000 clients, 10,000 images" in many["title"]["subtitle"]
 
 
 def test_plan_draws_who_holds_what(config: Path, tmp_path: Path) -> None:
