@@ -39,7 +39,6 @@ lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=.:benchmarks $(BIN)/mypy benchmarks/*.py
 
 format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from fedphd_ray.data.sources import Digits
 from fedphd_ray.diffusion import features
 from fedphd_ray.diffusion.quality import QualityMeter
-from fedphd_ray.tensors import as_tensor
-
-Images = NDArray[np.float32]
+from fedphd_ray.tensors import Pixels, as_tensor, signed
 
 
 def candidate(depth: int, width: int, num_features: int) -> type[features.FeatureNetwork]:
@@ -41,7 +39,7 @@ def candidate(depth: int, width: int, num_features: int) -> type[features.Featur
     return Candidate
 
 
-def accuracy(images: Images, labels: NDArray[np.int64]) -> tuple[float, float]:
+def accuracy(images: Pixels, labels: NDArray[np.int64]) -> tuple[float, float]:
     """Mean over five folds of the accuracy on the images left out, and its standard error."""
     folds = np.array_split(np.random.default_rng(0).permutation(len(labels)), 5)
     found = []
@@ -49,7 +47,7 @@ def accuracy(images: Images, labels: NDArray[np.int64]) -> tuple[float, float]:
         train = np.setdiff1d(np.arange(len(labels)), test)
         network = features.train_feature_network(images[train], labels[train], 10)
         with torch.no_grad():
-            answers = network.classify(as_tensor(images[test]) / 2 + 0.5).argmax(1).numpy()
+            answers = network.classify(signed(as_tensor(images[test])) / 2 + 0.5).argmax(1).numpy()
         found.append(float((answers == labels[test]).mean()))
     return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(len(found)))
 
@@ -71,7 +69,7 @@ def degradations(images: Tensor, labels: Tensor) -> Iterator[tuple[str, list[Ten
     yield "shuffled pixels", [torch.where(order < share, shuffled, images) for share in (0.0, 0.1, 0.2, 0.4, 0.8)]
 
 
-def out_of_order(images: Images, labels: NDArray[np.int64]) -> tuple[list[str], float]:
+def out_of_order(images: Pixels, labels: NDArray[np.int64]) -> tuple[list[str], float]:
     """Kinds of damage whose FIDs do not grow with every step; and the FID between two halves of the real images."""
     order = np.random.default_rng(1).permutation(len(labels))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
@@ -79,7 +77,7 @@ def out_of_order(images: Images, labels: NDArray[np.int64]) -> tuple[list[str], 
 
     meter = QualityMeter(images[first], network)
     wrong, halves = [], 0.0
-    for kind, steps in degradations(as_tensor(images[second]), torch.from_numpy(labels[second])):
+    for kind, steps in degradations(signed(as_tensor(images[second])), torch.from_numpy(labels[second])):
         fids = [meter.evaluate(step / 2 + 0.5, steps=0).fid for step in steps]
         halves = fids[0]
         if any(after <= before for before, after in pairwise(fids)):
