@@ -183,20 +183,25 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(metavar="train|test", help="Images to compare with; default: those of the configuration.")
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="classifier, efficientnet_lite0 or inception:WEIGHTS_FILE; default: the run's own."),
+    ] = None,
     num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
 ) -> None:
     """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
     with _at_work(f"judging {num_samples} images of {model_dir}"):
-        from fedphd_ray.generate import judge  # noqa: PLC0415
+        from fedphd_ray.generate import judge, named_features  # noqa: PLC0415
 
-        judged = judge(model_dir, data, num_samples, seed, steps, _say, split)
+        chosen = None if features is None else named_features(features)
+        judged = judge(model_dir, data, num_samples, seed, steps, _say, split, chosen)
     quality, spread = judged.quality, judged.manifolds
-    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features of the data set's own classifier)")
+    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features: {quality.features})")
     if spread is not None:
         nearest = f"precision {spread.precision:.3f}, recall {spread.recall:.3f} (3 nearest neighbours)"
-        _say(f"{nearest}, class score {spread.class_score:.2f} of {len(quality.class_histogram)}")
+        _say(f"{nearest}, class score {spread.class_score:.2f}")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
     _say(f"classes among the samples: {histogram}")
 

@@ -167,6 +167,8 @@ class Config(Section):
         spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
+        if self.evaluation.every:
+            self.evaluation.features.require()
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
         return Experiment(
             name=self.name,

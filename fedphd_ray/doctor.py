@@ -17,7 +17,7 @@ from fedphd_ray.runtime.on_ray.environment import prepare_environment
 from fedphd_ray.runtime.policy.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
 from fedphd_ray.runtime.workers.device import compiler, this_machine
 
-PACKAGES = ("ray", "torch", "diffusers", "torch-pruning", "torchmetrics", "pyarrow", "pydantic", "safetensors", "scikit-learn")
+PACKAGES = ("ray", "torch", "diffusers", "torch-pruning", "pyarrow", "pydantic", "safetensors", "scikit-learn")
 GIB = 2**30
 
 

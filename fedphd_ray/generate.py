@@ -5,20 +5,21 @@ from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.config import load_config
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.folders import ImageFolder
 from fedphd_ray.data.sources import DataSource, Digits
-from fedphd_ray.diffusion.features import load_feature_network
+from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
 from fedphd_ray.diffusion.neighbours import Manifolds
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet
-from fedphd_ray.diffusion.quality import QualityMeter, QualityReport
+from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
-from fedphd_ray.errors import DataError, ModelFileError
+from fedphd_ray.errors import ConfigError, DataError, ModelFileError
+from fedphd_ray.runtime.evaluation import quality_meter
 from fedphd_ray.saying import Say
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import as_tensor, signed
@@ -81,7 +82,16 @@ class Judgement:
     what: str
 
 
-def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, say: Say, split: str | None = None) -> Judgement:
+def judge(
+    model_dir: Path,
+    data: str | None,
+    num: int,
+    seed: int,
+    steps: int,
+    say: Say,
+    split: str | None = None,
+    features: Features | None = None,
+) -> Judgement:
     """Quality of a saved model, or of a folder of pictures, against a data set.
 
     Args:
@@ -93,8 +103,9 @@ def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, sa
         say: told what had to be assumed, and what takes time.
         split: `train` or `test`, to compare with; None for the one that the configuration names. The network of features learns
             from the training split in any case.
+        features: to compare in; None for those of the configuration.
     """
-    chosen, data_seed = _source(_configuration_of(model_dir, say) if data is None else data)
+    chosen, data_seed, configured = _source(_configuration_of(model_dir, say) if data is None else data)
     compared = chosen if split is None else chosen.of_split(split)
     reference = compared.load(data_seed, say)
     if _holds_pictures(model_dir):
@@ -111,10 +122,23 @@ def judge(model_dir: Path, data: str | None, num: int, seed: int, steps: int, sa
             remedy="judge a model against the data it was trained on",
         )
     learnt = reference if compared == chosen.training else chosen.training.load(data_seed, say)
-    network = load_feature_network(learnt.images, learnt.labels, learnt.num_classes, default_cache_dir())
-    meter = QualityMeter(reference.images, network)
+    meter = quality_meter(reference, learnt, features or configured)
     quality = meter.evaluate(images, steps)
     return Judgement(quality, meter.manifolds(images) if quality.num_finite == len(images) else None, what)
+
+
+def named_features(text: str) -> Features:
+    """Reads `classifier`, `efficientnet_lite0` or `inception:WEIGHTS_FILE`.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    name, colon, weights = text.partition(":")
+    try:
+        return TypeAdapter[Features](Features).validate_python({"name": name} | ({"weights": weights} if colon else {}))
+    except ValidationError:
+        expected = "classifier, efficientnet_lite0 or inception:WEIGHTS_FILE"
+        raise ConfigError("--features", expected=expected, found=text) from None
 
 
 def _holds_pictures(directory: Path) -> bool:
@@ -144,12 +168,12 @@ def _configuration_of(model_dir: Path, say: Say) -> str:
     return "digits"
 
 
-def _source(data: str) -> tuple[DataSource, int]:
-    """A data set's configuration, and the seed it is loaded with."""
+def _source(data: str) -> tuple[DataSource, int, Features]:
+    """A data set's configuration, the seed it is loaded with, and the features it is judged in."""
     if data == "digits":
-        return Digits(), 0
+        return Digits(), 0, ClassifierFeatures()
     config = load_config(Path(data))
-    return config.data, config.seed
+    return config.data, config.seed, config.evaluation.features
 
 
 def _image_shape(unet: UNet2DModel, model_dir: Path) -> tuple[int, int, int]:

@@ -11,11 +11,11 @@ from federations import Recorder, tiny
 from made_files import stock
 from PIL import Image
 
-from fedphd_ray import generate as generation
 from fedphd_ray.data.sources import Shapes
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
-from fedphd_ray.errors import DataError, ModelFileError
-from fedphd_ray.generate import generate, judge
+from fedphd_ray.errors import ConfigError, DataError, ModelFileError
+from fedphd_ray.generate import generate, judge, named_features
+from fedphd_ray.runtime import evaluation
 from fedphd_ray.runtime import run as runs
 
 
@@ -119,14 +119,23 @@ def test_held_out_images_are_compared_with_and_never_learnt_from(tmp_path: Path,
     tree["data"] = {"name": "image_folder", "path": str(tmp_path), "num_clients": 6}
     config.write_text(yaml.safe_dump(tree))
     learnt, compared = [], []
-    real_features, real_meter = generation.load_feature_network, generation.QualityMeter
+    real_features, real_meter = evaluation.load_feature_network, evaluation.QualityMeter
     monkeypatch.setattr(
-        generation, "load_feature_network", lambda images, *rest: learnt.append(len(images)) or real_features(images, *rest)
+        evaluation, "load_feature_network", lambda images, *rest: learnt.append(len(images)) or real_features(images, *rest)
     )
     monkeypatch.setattr(
-        generation, "QualityMeter", lambda images, network: compared.append(len(images)) or real_meter(images, network)
+        evaluation, "QualityMeter", lambda images, *rest: compared.append(len(images)) or real_meter(images, *rest)
     )
     for split in (None, "train", "test"):
         judge(stock(tmp_path / "model"), str(config), 4, 0, 2, print, split)
     assert learnt == [12, 12, 12]
     assert compared == [12, 12, 6]
+
+
+def test_a_model_is_judged_in_the_features_that_are_named(finished: Path) -> None:
+    judged = judge(finished, None, 6, 0, 2, print, features=named_features("efficientnet_lite0"))
+    assert judged.quality.features == "efficientnet-lite0"
+    assert judge(finished, None, 6, 0, 2, print).quality.features == "shapes-classifier"
+    for wrong in ("inception", "classifier:x", "dinov2", ""):
+        with pytest.raises(ConfigError, match="--features"):
+            named_features(wrong)

@@ -33,11 +33,12 @@ class FeatureNetwork(nn.Module):
         num_classes: labels.
     """
 
-    num_features = NUM_FEATURES  # torchmetrics' name
+    name = "classifier"
+    num_features = NUM_FEATURES
 
     def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.image_size = num_classes, image_size
         halvings = max(0, round(math.log2(image_size / 8)))
         strides = [*[1] * (image_size <= 16), *[2] * halvings]  # large images are halved at once, which costs less
         widths = [channels, 32, *[64] * (len(strides) - 1)]
@@ -57,7 +58,11 @@ class FeatureNetwork(nn.Module):
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes]."""
-        logits: Tensor = self.head(self(images))
+        return self.logits(self(images))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [B, num_classes] from features [B, 32]."""
+        logits: Tensor = self.head(features)
         return logits
 
 

@@ -18,7 +18,8 @@ class Manifolds:
         precision: share of the samples that lie among real images.
         recall: share of the real images that lie among samples.
         class_score: exp of the mean divergence of a sample's class probabilities from those of all samples. That is the Inception
-            Score (Salimans et al. 2016, arXiv 1606.03498), with the data set's own classifier in the place of Inception.
+            Score (Salimans et al. 2016, arXiv 1606.03498) of all samples at once, with the network of the features and its
+            classes in the place of Inception and ImageNet's, where that is another.
     """
 
     precision: float
@@ -32,7 +33,7 @@ def manifolds(real: Tensor, samples: Tensor, logits: Tensor) -> Manifolds:
     Args:
         real: features of real images, float64 [m, d]; of more than 10,000 rows, as many are taken, evenly spread.
         samples: of the samples [n, d]; likewise.
-        logits: the classifier's, of the samples [n, num_classes].
+        logits: the network's, of the samples [n, num_classes].
     """
     real, samples = _spread(real), _spread(samples)
     return Manifolds(

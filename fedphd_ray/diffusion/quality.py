@@ -1,37 +1,39 @@
-"""Quality of samples: FID and KID in the features of a data set's own classifier, and which classes appear."""
+"""Quality of samples: FID and KID in the features of a chosen network, and which of the data's classes appear."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 
+from fedphd_ray.diffusion.extractors import Extractor, features_of, real_features
 from fedphd_ray.diffusion.features import FeatureNetwork
+from fedphd_ray.diffusion.frechet import Normal, frechet_distance
 from fedphd_ray.diffusion.neighbours import Manifolds, manifolds
 from fedphd_ray.diffusion.sampling import SAMPLER
 from fedphd_ray.errors import DataError, UserError
-from fedphd_ray.tensors import Pixels, as_tensor, signed
+from fedphd_ray.tensors import Pixels
 
-BATCH = 250
 KERNEL_ROWS = 1000  # of a kernel matrix at a time
 
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Figures of one set of samples. They are comparable only for the same data, sample number, steps and sampler.
+    """Figures of one set of samples. They are comparable only for the same data, features, sample number, steps and sampler.
 
     Attributes:
-        fid: Frechet distance (Heusel et al. 2017) in the features of the data set's classifier; not an Inception FID. Not a
-            number if a sample is not finite.
+        fid: Frechet distance (Heusel et al. 2017) in the features named below; an Inception FID only where those are Inception's.
+            Not a number if a sample is not finite.
         kid: squared MMD (Binkowski et al. 2018) in the same features; unbiased, so it may be a little below 0. Likewise.
-        class_histogram: how many of the finite samples the classifier takes for each class.
+        class_histogram: how many of the finite samples the data set's classifier takes for each class.
         num_samples: samples judged.
         num_finite: those of them whose every pixel is a number.
         steps: sampler steps.
+        features: the network whose features are compared.
         sampler: the sampler in words.
     """
 
@@ -41,6 +43,7 @@ class QualityReport:
     num_samples: int
     num_finite: int
     steps: int
+    features: str
     sampler: str = SAMPLER
 
 
@@ -72,17 +75,22 @@ class QualityMeter:
 
     Args:
         images: real images [N, C, H, W] (see `tensors.signed`), N at least 2; their statistics are computed once.
-        network: feature network of the data set.
+        classifier: of the data set.
+        extractor: whose features are compared; None for the classifier.
+        cache_dir: where features of real images are kept; None for nowhere.
     """
 
-    def __init__(self, images: Pixels, network: FeatureNetwork) -> None:
+    def __init__(
+        self, images: Pixels, classifier: FeatureNetwork, extractor: Extractor | None = None, cache_dir: Path | None = None
+    ) -> None:
         if len(images) < 2:
             raise DataError("data", expected="at least 2 images to compare samples with", found=str(len(images)))
-        self._network = network
-        given = _Features(network.num_features)
-        self._fid = FrechetInceptionDistance(feature=given, reset_real_features=False).set_dtype(torch.float64)
-        self._real = torch.cat([self._features(signed(batch) / 2 + 0.5) for batch in as_tensor(images).split(BATCH)])
-        self._fid.update(self._real, real=True)
+        self._classifier, self._extractor = classifier, extractor or classifier
+        self._real = real_features(images, self._extractor, cache_dir)
+
+    @cached_property
+    def _real_normal(self) -> Normal:
+        return Normal.of(self._real)
 
     @cached_property
     def _among_real(self) -> float:
@@ -103,33 +111,34 @@ class QualityMeter:
                 "evaluation.num_samples", expected="at least 2 samples", found=str(len(samples)), remedy="draw more samples"
             )
         finite = samples[samples.flatten(1).isfinite().all(1)]
-        features = torch.cat([self._features(batch) for batch in finite.split(BATCH)])
-        fid, kid = self._distances(features) if len(finite) == len(samples) else (math.nan, math.nan)
-        with torch.no_grad():
-            classes = self._network.head(features.float()).argmax(1)
-        histogram = torch.bincount(classes, minlength=self._network.num_classes).tolist()
+        whole = len(finite) == len(samples)
+        fid, kid = self._distances(features_of(finite, self._extractor)) if whole else (math.nan, math.nan)
         return QualityReport(
-            fid=fid, kid=kid, class_histogram=tuple(histogram), num_samples=len(samples), num_finite=len(finite), steps=steps
+            fid=fid,
+            kid=kid,
+            class_histogram=self._histogram(finite),
+            num_samples=len(samples),
+            num_finite=len(finite),
+            steps=steps,
+            features=self._extractor.name,
         )
 
     def manifolds(self, samples: Tensor) -> Manifolds:
         """Precision, recall and class score of finite samples [n, C, H, W] in [0, 1]."""
-        features = torch.cat([self._features(batch) for batch in samples.split(BATCH)])
+        features = features_of(samples, self._extractor)
         with torch.no_grad():
-            return manifolds(self._real, features, self._network.head(features.float()))
+            return manifolds(self._real, features, self._extractor.logits(features.float()))
 
-    @torch.no_grad()
-    def _features(self, images: Tensor) -> Tensor:
-        """Float64 [B, num_features], because covariances and cubes of float32 features lose digits."""
-        features: Tensor = self._network(images).double()
-        return features
+    def _histogram(self, samples: Tensor) -> tuple[int, ...]:
+        """How many samples the classifier takes for each class."""
+        with torch.no_grad():
+            classes = self._classifier.logits(features_of(samples, self._classifier).float()).argmax(1)
+        return tuple(torch.bincount(classes, minlength=self._classifier.num_classes).tolist())
 
     def _distances(self, features: Tensor) -> tuple[float, float]:
-        """FID, at least 0 (rounding can take it below), and KID."""
-        self._fid.reset()
-        self._fid.update(features, real=False)
+        """FID and KID."""
         kid = self._among_real + mean_kernel(features) - 2 * mean_kernel(features, self._real)
-        return max(0.0, float(self._fid.compute())), kid
+        return frechet_distance(self._real_normal, Normal.of(features)), kid
 
 
 def mean_kernel(features: Tensor, others: Tensor | None = None) -> float:
@@ -145,11 +154,3 @@ def mean_kernel(features: Tensor, others: Tensor | None = None) -> float:
         total -= float(((features.square().sum(1) / features.shape[1] + 1) ** 3).sum())
         pairs -= len(features)
     return total / pairs
-
-
-class _Features(nn.Identity):
-    """Stands where torchmetrics expects the network: it is given features already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features

@@ -53,7 +53,8 @@ def _markdown(table: Sequence[Row], entries: Sequence[Entry], title: str, comman
         f"`{command}`",
         "",
         f"{entries[0].summary.rounds} rounds; seeds {', '.join(map(str, seeds))}; "
-        f"FID and KID of {evaluation['num_samples']} samples with {evaluation['steps']} DDIM steps"
+        f"FID and KID of {evaluation['num_samples']} samples with {evaluation['steps']} DDIM steps, in the features of "
+        f"{entries[0].summary.fid_features or 'nothing: none was judged'}"
         + (f" (untrained: {min(untrained)} to {max(untrained)})" if untrained else "")
         + ". "
         + ("Means, and standard deviations over the seeds. " if len(seeds) > 1 else "")
@@ -92,14 +93,15 @@ def _cells(row: Row) -> list[str]:
 def figure(entries: Sequence[Entry], title: str) -> alt.VConcatChart:
     """FID against bytes at the cloud, bytes at the clients, MACs and rounds; means over the seeds, and standard deviations."""
     values = _mean_points(entries)
+    fid = f"FID ({entries[0].summary.fid_features})"
     labels = list(dict.fromkeys(entry.label for entry in entries))
     color = alt.Color("method:N", sort=labels, scale=alt.Scale(domain=labels, range=_repeated(COLOURS, len(labels))))
     shape = alt.Shape("method:N", sort=labels, scale=alt.Scale(domain=labels, range=_repeated(MARKERS, len(labels))))
     panels = [
-        _panel(values, color, shape, "cloud_bytes", "bytes over the cloud's link", log=True),
-        _panel(values, color, shape, "client_bytes", "bytes over the clients' links", log=True),
-        _panel(values, color, shape, "macs", "forward MACs of local training", log=False),
-        _panel(values, color, shape, "round", "round", log=False),
+        _panel(values, color, shape, "cloud_bytes", "bytes over the cloud's link", fid, log=True),
+        _panel(values, color, shape, "client_bytes", "bytes over the clients' links", fid, log=True),
+        _panel(values, color, shape, "macs", "forward MACs of local training", fid, log=False),
+        _panel(values, color, shape, "round", "round", fid, log=False),
     ]
     notes = ["dashed: the untrained network"]
     notes += ["ring: first judged after the pruning"] if any(value["just_pruned"] for value in values) else []
@@ -115,16 +117,16 @@ def _repeated(choices: Sequence[str], number: int) -> list[str]:
 
 
 def _panel(
-    values: list[dict[str, object]], color: alt.Color, shape: alt.Shape, key: str, title: str, *, log: bool
+    values: list[dict[str, object]], color: alt.Color, shape: alt.Shape, key: str, title: str, fid: str, *, log: bool
 ) -> alt.LayerChart | alt.FacetChart:
     shown = [value for value in values if not log or value[key]]  # nothing is sent before the first round
     scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(padding=12)
     x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format="~s", tickCount=5, tickMinStep=1))
     fid_scale = alt.Scale(type="log", nice=False, padding=12)
-    y = alt.Y("fid:Q", title="FID", scale=fid_scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("fid:Q", title=fid, scale=fid_scale, axis=alt.Axis(tickCount=6))
     base = alt.Chart(alt.Data(values=shown)).encode(x=x, y=y, color=color)
     lines, points = base.mark_line(opacity=0.7).encode(order="round:Q"), base.mark_point(filled=True, size=60, opacity=1)
-    bars = base.mark_rule(opacity=0.6).encode(y=alt.Y("low:Q", title="FID", scale=fid_scale), y2="high:Q")
+    bars = base.mark_rule(opacity=0.6).encode(y=alt.Y("low:Q", title=fid, scale=fid_scale), y2="high:Q")
     rings = alt.Chart(alt.Data(values=[value for value in shown if value["just_pruned"]])).encode(x=x, y=y)
     untrained = [value for value in values if value["round"] == 0][:1]
     start = alt.Chart(alt.Data(values=untrained)).mark_rule(strokeDash=[4, 4], color="grey").encode(y=y)

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
 from fedphd_ray.diffusion.features import load_feature_network
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
@@ -35,6 +36,7 @@ class EvaluationConfig(Section):
         steps: DDIM steps.
         chunk_size: images per batch of the sampler; belongs to the experiment, because a batch's noise is one draw.
         num_clients: where clients keep parts of the model, so many clients' models are judged, and figures are their means.
+        features: the network in whose features samples are compared with real images.
     """
 
     every: NonNegativeInt = 20
@@ -42,6 +44,7 @@ class EvaluationConfig(Section):
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     chunk_size: PositiveInt = 125
     num_clients: PositiveInt = 4
+    features: Features = ClassifierFeatures()
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the model is judged after `round` (0: before training)."""
@@ -62,9 +65,7 @@ class Evaluator:
 
     @cached_property
     def _meter(self) -> QualityMeter:
-        data = self._dataset
-        network = load_feature_network(data.images, data.labels, data.num_classes, default_cache_dir())
-        return QualityMeter(data.images, network)
+        return quality_meter(self._dataset, self._dataset, self._config.features)
 
     def evaluate(self, backend: Backend, models: Sequence[Handle], round: int, picture: Path | None) -> QualityReport:
         """Draws samples on the backend's hosts, writes a grid of the first of them, and returns the figures.
@@ -82,6 +83,20 @@ class Evaluator:
             picture.parent.mkdir(parents=True, exist_ok=True)
             save_grid(torch.cat([images[: GRID_IMAGES // len(drawn)] for images in drawn]), picture, columns=10)
         return mean_report([self._meter.evaluate(images, self._config.steps) for images in drawn])
+
+
+def quality_meter(reference: ImageDataset, learnt: ImageDataset, features: Features) -> QualityMeter:
+    """What judges samples.
+
+    Args:
+        reference: images that they are compared with.
+        learnt: those that the classifier learns from; no held-out ones.
+        features: of which network.
+    """
+    cache = default_cache_dir()
+    classifier = load_feature_network(learnt.images, learnt.labels, learnt.num_classes, cache)
+    classifier.name = f"{learnt.name}-classifier"
+    return QualityMeter(reference.images, classifier, features.extractor(classifier), cache)
 
 
 def client_models(model: Payload, parts: Sequence[Part], kept: Mapping[int, NDArray[np.float32]]) -> dict[int, Payload]:

@@ -149,7 +149,7 @@ def summarise(
         fid=_figure(last.get("fid")),
         kid=_figure(last.get("kid")),
         class_histogram=last.get("class_histogram"),  # type: ignore[arg-type]  # a list in the JSON that we wrote
-        fid_features=f"{experiment.dataset.name}-classifier" if last else None,
+        fid_features=last.get("features"),  # type: ignore[arg-type]  # likewise
         evaluation=experiment.evaluation.model_dump(),
         ema_decay=experiment.server.ema_decay,
         stock_export=stock_export,
