@@ -29,6 +29,7 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model, or a run directory.")]
+Guidance = Annotated[float, typer.Option(min=0.0, help="How strongly a class-conditional model follows classes; 1: as learnt.")]
 console = console_of("stdout")
 errors = console_of("stderr")
 
@@ -156,13 +157,18 @@ def sample(
     num: Annotated[int, typer.Option(min=1, max=10_000, help="Images.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
+    classes: Annotated[
+        list[int],
+        typer.Option("--class", min=0, metavar="N", help="Class to ask a class-conditional model for; may be repeated."),
+    ] = [],  # noqa: B006
+    guidance: Guidance = 1.0,
 ) -> None:
     """Draw images from a trained model into a grid."""
     with _at_work(f"drawing {num} images from {model_dir}"):
         from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
         from fedphd_ray.generate import generate  # noqa: PLC0415
 
-        images = generate(model_dir, num, seed, steps, _say)
+        images = generate(model_dir, num, seed, steps, _say, classes, guidance)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_grid(images, out, columns=min(10, num))
@@ -190,13 +196,14 @@ def evaluate(
     num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
+    guidance: Guidance = 1.0,
 ) -> None:
     """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
     with _at_work(f"judging {num_samples} images of {model_dir}"):
         from fedphd_ray.generate import judge, named_features  # noqa: PLC0415
 
         chosen = None if features is None else named_features(features)
-        judged = judge(model_dir, data, num_samples, seed, steps, _say, split, chosen)
+        judged = judge(model_dir, data, num_samples, seed, steps, _say, split, chosen, guidance)
     quality, spread = judged.quality, judged.manifolds
     _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features: {quality.features})")
     if spread is not None:
@@ -204,6 +211,8 @@ def evaluate(
         _say(f"{nearest}, class score {spread.class_score:.2f}")
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
     _say(f"classes among the samples: {histogram}")
+    if quality.asked_for is not None:
+        _say(f"of the class they were asked for: {quality.asked_for:.1%}")
 
 
 @app.command()

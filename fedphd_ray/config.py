@@ -142,6 +142,13 @@ class Config(Section):
                 found="true",
                 remedy="leave it out",
             )
+        if strategy.looks_inside and self.model.class_conditional:
+            raise ConfigError(
+                "model.class_conditional",
+                expected=f"false: {name} looks inside the network while it is trained",
+                found="true",
+                remedy="leave it out, or take another strategy",
+            )
         if strategy.looks_inside and self.local.micro_batch is not None:
             raise ConfigError(
                 "local.micro_batch",
@@ -164,7 +171,7 @@ class Config(Section):
             say: told what takes time while the data is read, and what was left out of it.
         """
         dataset = self.data.load(self.seed, say)
-        spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels)
+        spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels, dataset.num_classes)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         if self.evaluation.every:

@@ -1,5 +1,6 @@
 """Images from a saved model, and their quality."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.folders import ImageFolder
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
+from fedphd_ray.diffusion.labels import in_proportion, num_classes_of
 from fedphd_ray.diffusion.neighbours import Manifolds
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
-from fedphd_ray.diffusion.pruned_unet import load_unet
+from fedphd_ray.diffusion.pruned_unet import load_unet, model_folder, read_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import ConfigError, DataError, ModelFileError
@@ -28,7 +30,9 @@ CHUNK = 125
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
-def generate(model_dir: Path, num: int, seed: int, steps: int, say: Say) -> Tensor:
+def generate(
+    model_dir: Path, num: int, seed: int, steps: int, say: Say, classes: Sequence[int] = (), guidance: float = 1.0
+) -> Tensor:
     """Images [num, C, H, W] in [0, 1] by DDIM from a model directory or a run directory.
 
     Args:
@@ -37,6 +41,8 @@ def generate(model_dir: Path, num: int, seed: int, steps: int, say: Say) -> Tens
         seed: of the noise.
         steps: of the sampler.
         say: told what had to be assumed.
+        classes: that a class-conditional model is asked for in turn; all of them if none is named.
+        guidance: by them, see `diffusion.labels.Guided`.
     """
     if clients := sorted(model_dir.glob("clients/client-*")):
         raise ModelFileError(
@@ -57,14 +63,34 @@ def generate(model_dir: Path, num: int, seed: int, steps: int, say: Say) -> Tens
     if process is None:
         process = NoiseProcess(ProcessConfig())
         say(f"note: no scheduler lies with {model_dir}: DDPM's noise process is assumed (1,000 steps, variances 1e-4 to 0.02)")
+    labels = _labels(unet, num, classes, guidance, model_dir)
     chunks = []
     for index, count in enumerate(chunk_sizes(num, CHUNK)):
-        generator = torch_generator(seed, Purpose.SAMPLING, index)
-        chunks.append(sample_chunk(unet, process, shape, count, steps, generator))
+        generator, start = torch_generator(seed, Purpose.SAMPLING, index), index * CHUNK
+        own = None if labels is None else labels[start : start + count]
+        chunks.append(sample_chunk(unet, process, shape, count, steps, generator, own, guidance))
     images = torch.cat(chunks)
     if bad := int((~images.flatten(1).isfinite().all(1)).sum()):
         raise ModelFileError(str(model_dir), expected="images of finite numbers", found=f"{bad} of {num} that are not")
     return images
+
+
+def _labels(unet: UNet2DModel, num: int, classes: Sequence[int], guidance: float, model_dir: Path) -> Sequence[int] | None:
+    """Labels of so many images; None for a network that is told none.
+
+    Raises:
+        ModelFileError: something is asked for that the network does not know.
+    """
+    known = num_classes_of(unet)
+    if known is None and (classes or guidance != 1.0):
+        remedy = "train one with model.class_conditional: true, or ask for no class and no guidance"
+        raise ModelFileError(str(model_dir), expected="a class-conditional model", found="one without classes", remedy=remedy)
+    if known is None:
+        return None
+    if unknown := sorted({label for label in classes if not 0 <= label < known}):
+        raise ModelFileError(str(model_dir), expected=f"classes from 0 to {known - 1}", found=str(unknown[0]))
+    asked = classes or range(known)
+    return [asked[index % len(asked)] for index in range(num)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,7 @@ def judge(
     say: Say,
     split: str | None = None,
     features: Features | None = None,
+    guidance: float = 1.0,
 ) -> Judgement:
     """Quality of a saved model, or of a folder of pictures, against a data set.
 
@@ -104,15 +131,19 @@ def judge(
         split: `train` or `test`, to compare with; None for the one that the configuration names. The network of features learns
             from the training split in any case.
         features: to compare in; None for those of the configuration.
+        guidance: of a class-conditional model, which is asked for classes as often as the data has them.
     """
     chosen, data_seed, configured = _source(_configuration_of(model_dir, say) if data is None else data)
     compared = chosen if split is None else chosen.of_split(split)
     reference = compared.load(data_seed, say)
+    labels = None
     if _holds_pictures(model_dir):
         images = _pictures(model_dir, reference, say)
         what, steps = f"{len(images)} pictures", 0
     else:
-        images = generate(model_dir, num, seed, steps, say)
+        if read_config(model_folder(model_dir)).num_class_embeds is not None:
+            labels = in_proportion(reference.class_counts, num)
+        images = generate(model_dir, num, seed, steps, say, labels or (), guidance)
         what = f"{num} samples, {steps} steps, {SAMPLER}"
     if images.shape[1:] != reference.images.shape[1:]:
         raise DataError(
@@ -123,7 +154,7 @@ def judge(
         )
     learnt = reference if compared == chosen.training else chosen.training.load(data_seed, say)
     meter = quality_meter(reference, learnt, features or configured)
-    quality = meter.evaluate(images, steps)
+    quality = meter.evaluate(images, steps, labels)
     return Judgement(quality, meter.manifolds(images) if quality.num_finite == len(images) else None, what)
 
 

@@ -71,6 +71,12 @@ class ImageDataset:
         return int(self.images.shape[2])
 
     @property
+    def class_counts(self) -> list[int]:
+        """Images of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=self.num_classes).tolist()
+        return counts
+
+    @property
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
         return int(self.images.shape[1])

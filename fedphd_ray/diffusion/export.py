@@ -155,19 +155,21 @@ def _narrow_model(model: PrunedUNet2DModel, kwargs: dict[str, object], num_times
 
 @torch.no_grad()
 def _largest_difference(model: UNet2DModel, other: UNet2DModel, spec: UNetSpec, num_timesteps: int) -> float:
-    """Over time steps from first to last; each image by itself, to need no more memory than one forward pass."""
+    """Over time steps from first to last, and classes; each image by itself, to need no more memory than one forward pass."""
     generator = torch_generator(0, Purpose.SAMPLING)
     differences = []
     with _evaluating(model):
         for step in sorted({round(share * (num_timesteps - 1) / PROBES) for share in range(PROBES + 1)}):
             image = torch.randn(1, spec.channels, spec.image_size, spec.image_size, generator=generator)
-            inputs = image.to(model.conv_in.weight.device), torch.tensor([step], device=model.conv_in.weight.device)
+            device = model.conv_in.weight.device
+            labels = () if spec.num_classes is None else (torch.tensor([step % (spec.num_classes + 1)], device=device),)
+            inputs = image.to(device), torch.tensor([step], device=device), *labels
             differences.append(_output(model, *inputs).sub(_output(other, *inputs)).abs().max())
     return float(torch.stack(differences).max())
 
 
-def _output(model: UNet2DModel, images: Tensor, steps: Tensor) -> Tensor:
-    output: Tensor = model(images, steps).sample
+def _output(model: UNet2DModel, *inputs: Tensor) -> Tensor:
+    output: Tensor = model(*inputs).sample
     return output
 
 

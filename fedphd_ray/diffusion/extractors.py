@@ -29,7 +29,6 @@ from fedphd_ray.imports import trouble_with
 from fedphd_ray.sections import Section
 from fedphd_ray.tensors import Pixels, as_tensor, digest, signed
 
-BATCH = 250
 WHERE = "evaluation.features"
 
 
@@ -39,10 +38,13 @@ class Extractor(Protocol):
     Attributes:
         name: as it stands beside every figure.
         num_features: d.
+        batch_size: images at a time. Large activations are new memory for every layer, which costs more than the arithmetic:
+            EfficientNet takes 17 ms for an image in batches of 250, and 5 ms in batches of 16.
     """
 
     name: str
     num_features: int
+    batch_size: int
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features [B, d] of images [B, C, S, S] in [0, 1]."""
@@ -120,7 +122,7 @@ Features = Annotated[ClassifierFeatures | EfficientNetFeatures | InceptionFeatur
 @torch.no_grad()
 def features_of(images: Tensor, extractor: Extractor) -> Tensor:
     """Float64 [N, d] of images [N, C, S, S] in [0, 1]: covariances and cubes of float32 features would lose digits."""
-    return torch.cat([extractor(batch) for batch in images.split(BATCH)]).double()
+    return torch.cat([extractor(batch) for batch in images.split(extractor.batch_size)]).double()
 
 
 @torch.no_grad()
@@ -135,7 +137,7 @@ def real_features(images: Pixels, extractor: Extractor, cache_dir: Path | None) 
     path = cache_dir and cache_dir / f"real-{_key(images, extractor)}.safetensors"
     if path is not None and (cached := _read(path, (len(images), extractor.num_features))) is not None:
         return cached.double()
-    found = torch.cat([extractor(signed(batch) / 2 + 0.5) for batch in as_tensor(images).split(BATCH)])
+    found = torch.cat([extractor(signed(batch) / 2 + 0.5) for batch in as_tensor(images).split(extractor.batch_size)])
     if path is not None:
         write_cached(path, safetensors.torch.save({"features": found}))
     return found.double()
@@ -174,7 +176,7 @@ def _as_bytes(images: Tensor) -> Tensor:
 
 class _EfficientNet(nn.Module):
     name = "efficientnet-lite0"
-    num_features = 1280
+    num_features, batch_size = 1280, 16
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
@@ -198,7 +200,7 @@ class _EfficientNet(nn.Module):
 
 
 class _Inception(nn.Module):
-    num_features = 2048
+    num_features, batch_size = 2048, 16
 
     def __init__(self, weights: Path) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class FeatureNetwork(nn.Module):
     """
 
     name = "classifier"
-    num_features = NUM_FEATURES
+    num_features, batch_size = NUM_FEATURES, 250
 
     def __init__(self, channels: int, image_size: int, num_classes: int) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ def keys_of(directory: str) -> dict[str, object]:
         "attention": downwards,
         "head_dim": stored.attention_head_dim,
         "norm_eps": stored.norm_eps,
+        "class_conditional": stored.num_class_embeds is not None,
     }
 
 

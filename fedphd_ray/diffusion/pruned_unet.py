@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.labels import blank_labels
 from fedphd_ray.errors import ModelFileError
 from fedphd_ray.files import MIB, read_regular, read_text
 from fedphd_ray.sections import Section
@@ -115,7 +116,7 @@ class StoredConfig(Section):
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     add_attention: bool = True
     class_embed_type: None = None
-    num_class_embeds: None = None
+    num_class_embeds: Annotated[int, Field(ge=2, le=1 << 16)] | None = None
     num_train_timesteps: Size | None = None
 
     def arguments(self) -> dict[str, object]:
@@ -143,10 +144,9 @@ class StoredConfig(Section):
         if pruned:  # layers may be narrower than the dense ones but must still fit each other: try, without memory
             assert isinstance(self.sample_size, int), f"sample_size {self.sample_size}"
             image = torch.zeros(1, self.in_channels, self.sample_size, self.sample_size, device="meta")
+            skeleton, step = assemble(kwargs, shapes, "meta", pruned=True), torch.zeros(1, dtype=torch.int64, device="meta")
             with torch.no_grad():
-                output = assemble(kwargs, shapes, "meta", pruned=True)(
-                    image, torch.zeros(1, dtype=torch.int64, device="meta")
-                ).sample
+                output = skeleton(image, step, *blank_labels(skeleton, 1, "meta")).sample
             assert output.shape[1] == self.out_channels, f"{output.shape[1]} output channels instead of {self.out_channels}"
         return assemble(kwargs, shapes, "cpu", pruned=pruned)
 
@@ -172,6 +172,8 @@ def assemble(
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.GroupNorm):
             module.num_channels = len(module.weight)
+        elif isinstance(module, nn.Embedding):
+            module.num_embeddings, module.embedding_dim = module.weight.shape
     for module in model.modules():  # widths that diffusers keeps a second time, next to the layers
         if isinstance(module, Downsample2D | Upsample2D) and isinstance(module.conv, nn.Conv2d):
             module.out_channels, module.channels = module.conv.out_channels, module.conv.in_channels

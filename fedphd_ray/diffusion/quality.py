@@ -34,6 +34,8 @@ class QualityReport:
         num_finite: those of them whose every pixel is a number.
         steps: sampler steps.
         features: the network whose features are compared.
+        asked_for: share of the finite samples that the classifier takes for the class they were asked for; None where no class
+            was.
         sampler: the sampler in words.
     """
 
@@ -44,6 +46,7 @@ class QualityReport:
     num_finite: int
     steps: int
     features: str
+    asked_for: float | None = None
     sampler: str = SAMPLER
 
 
@@ -53,7 +56,8 @@ def in_words(report: QualityReport) -> str:
     if report.num_finite < report.num_samples:
         bad = report.num_samples - report.num_finite
         return f"no FID and no KID: {bad} of {report.num_samples} samples are not finite ({drawn}): the training has diverged"
-    return f"FID {report.fid:.3f}, KID {report.kid:.4f} ({drawn})"
+    obeyed = "" if report.asked_for is None else f", {report.asked_for:.1%} of the class asked for"
+    return f"FID {report.fid:.3f}, KID {report.kid:.4f}{obeyed} ({drawn})"
 
 
 def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
@@ -67,6 +71,9 @@ def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
         class_histogram=tuple(sum(column) for column in zip(*(report.class_histogram for report in reports), strict=True)),
         num_samples=sum(report.num_samples for report in reports),
         num_finite=sum(report.num_finite for report in reports),
+        asked_for=None
+        if reports[0].asked_for is None
+        else statistics.fmean(report.asked_for for report in reports if report.asked_for is not None),
     )
 
 
@@ -96,12 +103,13 @@ class QualityMeter:
     def _among_real(self) -> float:
         return mean_kernel(self._real)
 
-    def evaluate(self, samples: Tensor, steps: int) -> QualityReport:
+    def evaluate(self, samples: Tensor, steps: int, labels: Sequence[int] | None = None) -> QualityReport:
         """Figures of samples [n, C, H, W] in [0, 1].
 
         Args:
             samples: as the sampler returns them, not quantised.
             steps: sampler steps they were drawn with, for the report.
+            labels: classes that were asked for.
 
         Raises:
             UserError: fewer than 2 samples, of which no covariance can be taken.
@@ -110,17 +118,19 @@ class QualityMeter:
             raise UserError(
                 "evaluation.num_samples", expected="at least 2 samples", found=str(len(samples)), remedy="draw more samples"
             )
-        finite = samples[samples.flatten(1).isfinite().all(1)]
-        whole = len(finite) == len(samples)
+        good = samples.flatten(1).isfinite().all(1)
+        finite, whole = samples[good], bool(good.all())
+        classes = self._classes(finite)
         fid, kid = self._distances(features_of(finite, self._extractor)) if whole else (math.nan, math.nan)
         return QualityReport(
             fid=fid,
             kid=kid,
-            class_histogram=self._histogram(finite),
+            class_histogram=tuple(torch.bincount(classes, minlength=self._classifier.num_classes).tolist()),
             num_samples=len(samples),
             num_finite=len(finite),
             steps=steps,
             features=self._extractor.name,
+            asked_for=None if labels is None else float((classes == torch.tensor(labels)[good]).double().mean()),
         )
 
     def manifolds(self, samples: Tensor) -> Manifolds:
@@ -129,11 +139,10 @@ class QualityMeter:
         with torch.no_grad():
             return manifolds(self._real, features, self._extractor.logits(features.float()))
 
-    def _histogram(self, samples: Tensor) -> tuple[int, ...]:
-        """How many samples the classifier takes for each class."""
-        with torch.no_grad():
-            classes = self._classifier.logits(features_of(samples, self._classifier).float()).argmax(1)
-        return tuple(torch.bincount(classes, minlength=self._classifier.num_classes).tolist())
+    @torch.no_grad()
+    def _classes(self, samples: Tensor) -> Tensor:
+        """What the classifier takes each sample for, int64 [n]."""
+        return self._classifier.logits(features_of(samples, self._classifier).float()).argmax(1)
 
     def _distances(self, features: Tensor) -> tuple[float, float]:
         """FID and KID."""

@@ -4,16 +4,21 @@ Song, Meng, Ermon: "Denoising Diffusion Implicit Models", ICLR 2021 (arXiv 2010.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.labels import Guided
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 SAMPLER = "DDIM, eta 0, uniform steps, x0 clipped"
 MIN_CELL_PIXELS = 64
@@ -39,7 +44,14 @@ def time_steps(num_timesteps: int, steps: int) -> list[int]:
 
 @torch.no_grad()
 def sample_chunk(
-    unet: nn.Module, process: NoiseProcess, shape: tuple[int, ...], num: int, steps: int, generator: torch.Generator
+    unet: nn.Module,
+    process: NoiseProcess,
+    shape: tuple[int, ...],
+    num: int,
+    steps: int,
+    generator: torch.Generator,
+    labels: Sequence[int] | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Draws images [num, C, H, W] in [0, 1] in one batch, float32 and not quantised (Song et al. 2021, eq. 12, sigma = 0).
 
@@ -53,6 +65,8 @@ def sample_chunk(
         num: images.
         steps: DDIM steps, S; x_0 is clipped to [-1, 1] in each and the noise recomputed from it.
         generator: on the CPU; the chunk's own.
+        labels: of the images, for a network that is told them.
+        guidance: see `labels.Guided`.
 
     Raises:
         ConfigError: more steps than the process has.
@@ -62,10 +76,11 @@ def sample_chunk(
     device = next(unet.parameters()).device
     t = torch.tensor(times, device=device)[:, None].expand(steps, num)
     x = torch.randn((num, *shape), generator=generator).to(device)
+    denoiser = unet if labels is None else Guided(cast("UNet2DModel", unet), torch.tensor(labels), guidance)
     with _evaluating(unet):
         for step in range(steps, 0, -1):
             (signal, sigma), (next_signal, next_sigma) = levels[step], levels[step - 1]
-            x0 = process.denoised(x, unet(x, t[step - 1]).sample, signal, sigma).clamp(-1, 1)
+            x0 = process.denoised(x, denoiser(x, t[step - 1]).sample, signal, sigma).clamp(-1, 1)
             x = next_signal * x0 + next_sigma * (x - signal * x0) / sigma
     return (x / 2 + 0.5).clamp(0, 1).cpu()
 

@@ -11,6 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.labels import blank_labels
 from fedphd_ray.diffusion.pretrained import Pretrained, keys_of
 from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
 from fedphd_ray.errors import ConfigError
@@ -45,6 +46,7 @@ class UNetConfig(Section):
         dropout: probability inside residual blocks.
         head_dim: channels per attention head; null for one head of all channels.
         norm_eps: of every GroupNorm.
+        class_conditional: the network is told each image's label, and can be asked for a class.
         pretrained: directory of a saved model (diffusers' U-Net, a pipeline, or a run of this program) to begin from, dense or
             pruned. The keys above, but for `dropout`, follow from it.
     """
@@ -56,6 +58,7 @@ class UNetConfig(Section):
     dropout: Dropout = 0.0
     head_dim: Size | None = 8
     norm_eps: Epsilon = 1e-5
+    class_conditional: bool = False
     pretrained: str | None = None
 
     @model_validator(mode="before")
@@ -125,17 +128,19 @@ class UNetSpec:
         config: its layers.
         image_size: pixels of a side.
         channels: of the images.
+        num_classes: of the labels that the network is told; None where it is told none.
         pretrained: the saved network that it begins from, if any: its shapes are those of architecture 0.
     """
 
     config: UNetConfig
     image_size: int
     channels: int
+    num_classes: int | None = None
     pretrained: Pretrained | None = None
 
     @classmethod
-    def of(cls, config: UNetConfig, image_size: int, channels: int) -> Self:
-        """With the saved network that the configuration names read.
+    def of(cls, config: UNetConfig, image_size: int, channels: int, num_classes: int | None = None) -> Self:
+        """With the saved network that the configuration names read, for images of so many classes.
 
         Raises:
             UserError: it cannot be read, or is for other images.
@@ -148,7 +153,15 @@ class UNetSpec:
                 found=f"one of {own}",
                 remedy="start from another model, or take other data",
             )
-        return cls(config, image_size, channels, pretrained)
+        told = num_classes if config.class_conditional else None
+        if pretrained is not None and told is not None and (own := dict(pretrained.arguments)["num_class_embeds"]) != told + 1:
+            raise ConfigError(
+                "model.pretrained",
+                expected=f"a network with {told + 1} class embeddings: the data's {told} classes, and one for none",
+                found=f"one with {own}",
+                remedy="start from another model, or take other data",
+            )
+        return cls(config, image_size, channels, told, pretrained)
 
     def __post_init__(self) -> None:
         factor = 1 << (len(self.config.widths) - 1)
@@ -164,19 +177,24 @@ class UNetSpec:
         """Arguments of diffusers' `UNet2DModel` for the dense network."""
         config = self.config
         given = {} if self.pretrained is None else dict(self.pretrained.arguments)
-        return given | {
-            "sample_size": self.image_size,
-            "in_channels": self.channels,
-            "out_channels": self.channels,
-            "block_out_channels": config.widths,
-            "layers_per_block": config.layers_per_block,
-            "down_block_types": tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention),
-            "up_block_types": tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)),
-            "norm_num_groups": config.groups,
-            "norm_eps": config.norm_eps,
-            "dropout": config.dropout,
-            "attention_head_dim": config.head_dim,
-        }
+        told = {} if self.num_classes is None else {"num_class_embeds": self.num_classes + 1}
+        return (
+            given
+            | told
+            | {
+                "sample_size": self.image_size,
+                "in_channels": self.channels,
+                "out_channels": self.channels,
+                "block_out_channels": config.widths,
+                "layers_per_block": config.layers_per_block,
+                "down_block_types": tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention),
+                "up_block_types": tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)),
+                "norm_num_groups": config.groups,
+                "norm_eps": config.norm_eps,
+                "dropout": config.dropout,
+                "attention_head_dim": config.head_dim,
+            }
+        )
 
 
 def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, device: torch.device | str = "cpu") -> UNet2DModel:
@@ -241,7 +259,7 @@ def activation_bytes(spec: UNetSpec, batch_size: int) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
         images = torch.empty(batch_size, spec.channels, spec.image_size, spec.image_size, device="meta")
-        model(images, torch.zeros(batch_size, dtype=torch.int64, device="meta"))
+        model(images, torch.zeros(batch_size, dtype=torch.int64, device="meta"), *blank_labels(model, batch_size, "meta"))
     return counted
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo.types import GuardFilterEntry
 from torch.func import functional_call
 
+from fedphd_ray.pruning.groups import CLASS_TABLE
 from fedphd_ray.tensors import Layout
 
 
@@ -37,8 +38,8 @@ class FlatModel:
             parameter.grad = grads[name]
         self.denoiser = _Compiled(self, compiled_batch) if compiled_batch else module
         self.optimizer: torch.optim.Optimizer | None = None
-        self.weights = [views[name] for name in views if "weight" in name]
-        self.weight_grads = [grads[name] for name in grads if "weight" in name]
+        weights = [name for name in views if "weight" in name and name != CLASS_TABLE]  # a class is no channel
+        self.weights, self.weight_grads = [views[name] for name in weights], [grads[name] for name in weights]
 
     @property
     def vector(self) -> Tensor:

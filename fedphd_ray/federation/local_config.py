@@ -1,8 +1,8 @@
 """What every client does in its round."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedphd_ray.sections import Section
 
@@ -23,6 +23,7 @@ class LocalConfig(Section):
         clip_norm: largest global norm of the gradient; null for no limit.
         warmup_rounds: the learning rate grows linearly over so many rounds from the start and from the pruning.
         horizontal_flip: mirror each image with probability 1/2.
+        label_dropout: probability that a class-conditional network is not told an image's label, which guidance needs.
         compile: run the network through `torch.compile`: steps take about a quarter less time on a CPU, after about a minute of
             compiling per host and architecture. Smaller batches than `batch_size` run as without. Changes rounding.
         precision: `bfloat16` runs the network in mixed precision (torch's autocast); parameters, gradients, optimiser and updates
@@ -39,6 +40,7 @@ class LocalConfig(Section):
     clip_norm: PositiveFloat | None = 1.0
     warmup_rounds: NonNegativeInt = 0
     horizontal_flip: bool = False
+    label_dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
 

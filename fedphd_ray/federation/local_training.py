@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedphd_ray.federation.batches import Examples, batches
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.update import Update
@@ -71,6 +72,7 @@ class LocalTrainer:
         penalty: of sparse training.
         seed: of the run.
         pieces: of a batch, where `config.micro_batch` asks for them.
+        num_classes: of the labels that the network is told; None where it is told none.
     """
 
     config: LocalConfig
@@ -79,6 +81,7 @@ class LocalTrainer:
     penalty: Penalty
     seed: int
     pieces: Pieces | None = None
+    num_classes: int | None = None
 
     def train(
         self,
@@ -91,6 +94,7 @@ class LocalTrainer:
         version: int,
         beside: Mapping[Kind, Tensor] = MappingProxyType({}),
         state: ClientState | None = None,
+        labels: Tensor | None = None,
         before_step: Callable[[], None] = lambda: None,
     ) -> LocalResult:
         """Trains `model` in place on one client's images [n, C, H, W] in [-1, 1], from what it received [num_params].
@@ -104,24 +108,25 @@ class LocalTrainer:
             version: its architecture.
             beside: what arrived beside it, by name.
             state: what the client kept from its last round.
+            labels: of the images, int64 [n], where the network is told them.
             before_step: called before every optimiser step; an exception from it ends the training.
         """
         assert state is None or state.version == version, "a client's state was not cut when the model was pruned"
-        config, key = self.config, (order.round, client)
+        config, key, examples = self.config, (order.round, client), Examples(images, labels)
         generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key)
         learning_rate = config.learning_rate * order.learning_rate_scale
         kept = {} if state is None else {name: as_tensor(vector).to(received.device) for name, vector in state.vectors.items()}
         if not model.module.training:
             model.module.train()
         with global_torch_seed(self.seed, Purpose.LOCAL_TRAINING, *key, 1):  # dropout takes no generator
-            gradient = partial(self._full_gradient, model, images, received, key)
+            gradient = partial(self._full_gradient, model, examples, received, key)
             start = LocalStart(received, beside, kept, model.module, model.layout, learning_rate, gradient)
             method = self.strategy.local_method(start)
             initial = method.initial()
             model.vector.copy_(initial)
             optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
             losses, num_images = [], 0
-            for batch in _batches(images, config, generator):
+            for batch in batches(examples, config, self.num_classes, generator):
                 before_step()
                 losses.append(self._step(model, batch, method, optimizer, generator, order.sparsity))
                 num_images += len(batch)
@@ -138,7 +143,7 @@ class LocalTrainer:
     def _step(
         self,
         model: FlatModel,
-        batch: Tensor,
+        batch: Examples,
         method: LocalMethod,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
@@ -147,10 +152,10 @@ class LocalTrainer:
         """One optimiser step; the noise-prediction loss before it, a scalar, without what the method adds."""
         model.grad.zero_()
         losses = []
-        for images, loss in self._pieces(batch, generator):
-            task, share = _Remembered(loss), len(images) / len(batch)
-            with self._precision(images):
-                value = method.loss(task, model.denoiser, images, generator)
+        for piece, loss in self._pieces(batch, generator):
+            task, share = _Remembered(loss), len(piece) / len(batch)
+            with self._precision(piece.images):
+                value = method.loss(task, piece.told_to(model.denoiser), piece.images, generator)
             (value * share).backward()
             assert task.value is not None, "a method's loss asks for the task's"
             losses.append(task.value * share)
@@ -162,27 +167,29 @@ class LocalTrainer:
         optimizer.step()
         return torch.stack(losses).sum()
 
-    def _pieces(self, batch: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Loss]]:
+    def _pieces(self, batch: Examples, generator: torch.Generator) -> Iterator[tuple[Examples, Loss]]:
         """What goes through the network at once."""
-        if self.config.micro_batch is None or len(batch) <= self.config.micro_batch:
+        size = self.config.micro_batch
+        if size is None or len(batch) <= size:
             return iter([(batch, self.loss)])
         assert self.pieces is not None, "micro_batch asks for a loss that comes in pieces"
-        return self.pieces(batch, self.config.micro_batch, generator)
+        losses = (loss for _, loss in self.pieces(batch.images, size, generator))
+        return zip(batch.split(size), losses, strict=True)
 
     def _precision(self, images: Tensor) -> torch.autocast:
         """What the forward pass computes in."""
         return torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def _full_gradient(self, model: FlatModel, images: Tensor, received: Tensor, key: tuple[int, int]) -> Tensor:
+    def _full_gradient(self, model: FlatModel, examples: Examples, received: Tensor, key: tuple[int, int]) -> Tensor:
         """Mean gradient [num_params] over one pass through the images at the received model, with noise of its own."""
         model.vector.copy_(received)
         model.grad.zero_()
         generator = torch_generator(self.seed, Purpose.LOCAL_TRAINING, *key, 2)
-        for batch in images.split(self.config.batch_size):
+        for batch in examples.split(self.config.batch_size):
             for piece, loss in self._pieces(batch, generator):
-                with self._precision(piece):
-                    value = loss(model.module, piece, generator)
-                (value * (len(piece) / len(images))).backward()
+                with self._precision(piece.images):
+                    value = loss(piece.told_to(model.module), piece.images, generator)
+                (value * (len(piece) / len(examples))).backward()
         return model.grad.clone()
 
     def _state(self, end: LocalEnd, optimizer: torch.optim.Optimizer, model: FlatModel, version: int) -> ClientState | None:
@@ -206,25 +213,6 @@ class _Remembered:
         value = self._loss(denoiser, images, generator)
         self.value = value.detach()
         return value
-
-
-def _batches(images: Tensor, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:
-    for indices in _indices(len(images), config, generator):
-        batch = images[indices.to(images.device)]
-        if config.horizontal_flip:
-            mirrored = torch.rand(len(indices), generator=generator).to(images.device) < 0.5
-            batch = torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
-        yield batch
-
-
-def _indices(num_images: int, config: LocalConfig, generator: torch.Generator) -> Iterator[Tensor]:
-    """Which images make up each batch."""
-    if config.steps is not None:
-        for _ in range(config.steps):
-            yield torch.randint(num_images, (config.batch_size,), generator=generator)
-        return
-    for _ in range(config.epochs):
-        yield from torch.randperm(num_images, generator=generator).split(config.batch_size)
 
 
 def _mean(losses: list[Tensor], config: LocalConfig) -> float:

@@ -16,12 +16,16 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
+CLASS_TABLE = "class_embedding.weight"
+"""A row per class, looked up and not multiplied: its columns go with their channels, but say nothing of how much those matter."""
+
 
 @dataclass(frozen=True)
 class Member:
     """A slice of a parameter that goes with a group: channel i of the group is index `offset` + i of axis `dim`.
 
-    `dim` is 0 for outputs (and for biases and norms), 1 for inputs. Concatenated skip connections have offsets above 0.
+    `dim` is 0 for outputs (and for biases and norms), 1 for inputs and for the table of classes. Concatenated skip connections
+    have offsets above 0.
     """
 
     parameter: str
@@ -54,7 +58,7 @@ class ChannelGroup:
 def channel_groups(model: UNet2DModel, image_size: int, channels: int) -> tuple[ChannelGroup, ...]:
     """All groups of channels that may be pruned, in the order of the model's parameters.
 
-    The image's channels (input of `conv_in`, output of `conv_out`) and the sinusoids of the time step never are.
+    The image's channels (input of `conv_in`, output of `conv_out`), the sinusoids of the time step and the classes never are.
 
     Args:
         model: on any device, `meta` included; not changed.
@@ -64,7 +68,7 @@ def channel_groups(model: UNet2DModel, image_size: int, channels: int) -> tuple[
     skeleton = _skeleton(model)
     graph = torch_pruning.DependencyGraph()
     with torch.enable_grad():
-        graph.build_dependency(skeleton, _example(image_size, channels))
+        graph.build_dependency(skeleton, _example(skeleton, image_size, channels))
     names = {module: name for name, module in skeleton.named_modules()}
     order = {name: index for index, (name, _) in enumerate(skeleton.named_parameters())}
     groups = []
@@ -89,7 +93,8 @@ def count_macs(model: UNet2DModel, image_size: int, channels: int) -> int:
     Convolutions, linear layers and norms count, products inside the attention do not: the figures of FedPhD and Diff-Pruning are
     counted so, too.
     """
-    macs, _ = torch_pruning.utils.count_ops_and_params(_skeleton(model), _example(image_size, channels))
+    skeleton = _skeleton(model)
+    macs, _ = torch_pruning.utils.count_ops_and_params(skeleton, _example(skeleton, image_size, channels))
     return int(macs)
 
 
@@ -99,8 +104,10 @@ def _skeleton(model: UNet2DModel) -> UNet2DModel:
     return copy.deepcopy(model, blank)
 
 
-def _example(image_size: int, channels: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(1, channels, image_size, image_size, device="meta"), torch.ones(1, dtype=torch.int64, device="meta")
+def _example(model: UNet2DModel, image_size: int, channels: int) -> tuple[Tensor, ...]:
+    """What one forward pass takes: an image, a time step, and a label where the network is told one."""
+    step = torch.ones(1, dtype=torch.int64, device="meta")
+    return torch.zeros(1, channels, image_size, image_size, device="meta"), step, *[step] * (model.class_embedding is not None)
 
 
 def _offsets(indices: Iterable[int], roots: Iterable[int], num_channels: int) -> list[int]:
@@ -113,9 +120,11 @@ def _offsets(indices: Iterable[int], roots: Iterable[int], num_channels: int) ->
 
 
 def _members(module: nn.Module, name: str, outputs: bool, offsets: Iterable[int]) -> Iterable[Member]:
-    assert isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm), f"{name}: unknown kind of layer"
+    assert isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.Embedding), f"{name}: unknown kind of layer"
     for offset in offsets:
-        if outputs or isinstance(module, nn.GroupNorm):
+        if isinstance(module, nn.Embedding):  # a row per class, a column per channel
+            yield Member(f"{name}.weight", 1, offset)
+        elif outputs or isinstance(module, nn.GroupNorm):
             for parameter, _ in module.named_parameters():
                 yield Member(f"{name}.{parameter}", 0, offset)
         else:
@@ -146,7 +155,7 @@ def _parts(model: UNet2DModel, members: Iterable[Member]) -> int:
 def _check_coverage(model: UNet2DModel, groups: list[ChannelGroup]) -> None:
     """Every axis of every parameter is covered exactly once, but for the image's channels and the sinusoids."""
     kept = {("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0), ("time_embedding.linear_1.weight", 1)}
-    kept |= {("time_proj.weight", 0), ("time_proj.weight", 1)}
+    kept |= {("time_proj.weight", 0), ("time_proj.weight", 1), (CLASS_TABLE, 0)}
     covered: dict[tuple[str, int], list[int]] = defaultdict(list)
     for group in groups:
         for member in group.members:

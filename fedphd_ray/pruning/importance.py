@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedphd_ray.pruning.groups import ChannelGroup
+from fedphd_ray.pruning.groups import CLASS_TABLE, ChannelGroup
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import State
 
@@ -62,7 +62,7 @@ def _magnitude(group: ChannelGroup, state: State, of: Callable[[Tensor], Tensor]
     total = torch.zeros(group.num_channels, dtype=torch.float64)
     for member in group.members:
         weight = state[member.parameter].detach()
-        if weight.ndim > 1:
+        if weight.ndim > 1 and member.parameter != CLASS_TABLE:
             part = weight.narrow(member.dim, member.offset, group.num_channels).transpose(0, member.dim).flatten(1)
             total += of(part.double()).sum(1).cpu()
     return total / total.mean().clamp_min(torch.finfo(torch.float64).tiny)

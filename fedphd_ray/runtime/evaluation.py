@@ -15,6 +15,7 @@ from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
 from fedphd_ray.diffusion.features import load_feature_network
+from fedphd_ray.diffusion.labels import in_proportion
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.records import Payload
@@ -37,6 +38,7 @@ class EvaluationConfig(Section):
         chunk_size: images per batch of the sampler; belongs to the experiment, because a batch's noise is one draw.
         num_clients: where clients keep parts of the model, so many clients' models are judged, and figures are their means.
         features: the network in whose features samples are compared with real images.
+        guidance: of a class-conditional model by its labels: 1 takes them as they are, more exaggerates them, 0 takes none.
     """
 
     every: NonNegativeInt = 20
@@ -45,6 +47,7 @@ class EvaluationConfig(Section):
     chunk_size: PositiveInt = 125
     num_clients: PositiveInt = 4
     features: Features = ClassifierFeatures()
+    guidance: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the model is judged after `round` (0: before training)."""
@@ -57,11 +60,13 @@ class Evaluator:
     Args:
         dataset: all training images; their statistics are the reference.
         config: how many samples and steps.
+        conditional: whether the models are told labels. They are asked for classes as often as the data has them.
     """
 
-    def __init__(self, dataset: ImageDataset, config: EvaluationConfig) -> None:
+    def __init__(self, dataset: ImageDataset, config: EvaluationConfig, *, conditional: bool = False) -> None:
         self._dataset = dataset
         self._config = config
+        self._labels = in_proportion(dataset.class_counts, config.num_samples) if conditional else None
 
     @cached_property
     def _meter(self) -> QualityMeter:
@@ -76,13 +81,19 @@ class Evaluator:
             round: keys the noise; every model is given the same.
             picture: where the grid goes; None for nowhere.
         """
-        sizes = chunk_sizes(self._config.num_samples, self._config.chunk_size)
-        chunks = [SampleChunk(round, index, size, self._config.steps) for index, size in enumerate(sizes)]
+        chunks = [
+            self._chunk(round, *piece) for piece in enumerate(chunk_sizes(self._config.num_samples, self._config.chunk_size))
+        ]
         drawn = [torch.from_numpy(backend.sample(model, chunks)) for model in models]
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             save_grid(torch.cat([images[: GRID_IMAGES // len(drawn)] for images in drawn]), picture, columns=10)
-        return mean_report([self._meter.evaluate(images, self._config.steps) for images in drawn])
+        return mean_report([self._meter.evaluate(images, self._config.steps, self._labels) for images in drawn])
+
+    def _chunk(self, round: int, index: int, size: int) -> SampleChunk:
+        config, start = self._config, index * self._config.chunk_size
+        labels = None if self._labels is None else tuple(self._labels[start : start + size])
+        return SampleChunk(round, index, size, config.steps, labels, config.guidance)
 
 
 def quality_meter(reference: ImageDataset, learnt: ImageDataset, features: Features) -> QualityMeter:

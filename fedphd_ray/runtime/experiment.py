@@ -99,6 +99,7 @@ class Experiment:
             topology=self.topology,
             codec=self.codec,
             images=self.dataset.images,
+            labels=None if self.spec.num_classes is None else self.dataset.labels,
             client_rows=self.client_rows,
             label_counts=self.population.label_counts,
             seed=self.seed,

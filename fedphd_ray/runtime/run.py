@@ -184,7 +184,9 @@ def _rounds(
     restart: bool,
 ) -> RunState:
     """All rounds; where a lost node took models with it, again from the last checkpoint, to the bits of a run without losses."""
-    evaluator = Evaluator(experiment.dataset, experiment.evaluation) if experiment.evaluation.every else None
+    conditional = experiment.spec.num_classes is not None
+    judges = experiment.evaluation.every > 0
+    evaluator = Evaluator(experiment.dataset, experiment.evaluation, conditional=conditional) if judges else None
     rollbacks, allowed = 0, experiment.failures.max_rollbacks
     while True:
         try:

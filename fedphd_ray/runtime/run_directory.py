@@ -93,10 +93,15 @@ def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
     scheduler = experiment.process.ddim_scheduler()
     scheduler.save_pretrained(directory / "scheduler")  # samples of a model need its noise process, whoever draws them
     export = export_stock(unet, experiment.spec, num_timesteps=experiment.process.config.num_timesteps)
-    reason = export.reason if export.model is None else save_pipeline(directory, export.model, scheduler)
+    opens, reason = "DDIMPipeline", export.reason
+    if export.model is not None and experiment.spec.num_classes is not None:
+        opens = "UNet2DModel and DDIMScheduler"  # diffusers has no pipeline that gives labels to this network
+        export.model.save_pretrained(directory / "unet")
+    elif export.model is not None:
+        reason = save_pipeline(directory, export.model, scheduler)
     if reason:
         return f"saved in this project's own class only: {reason}"
-    return f"opens with diffusers.DDIMPipeline (largest output difference {export.max_difference:.1e})"
+    return f"opens with diffusers.{opens} (largest output difference {export.max_difference:.1e})"
 
 
 def flat_fedavg_cloud_bytes(experiment: Experiment, num_params: int) -> int:

@@ -127,7 +127,7 @@ def test_real_images_pass_the_network_once(extractor: Extractor, tmp_path: Path)
     calls = []
 
     class Counted:
-        name, num_features = extractor.name, extractor.num_features
+        name, num_features, batch_size = extractor.name, extractor.num_features, 8
 
         def __call__(self, batch: Tensor) -> Tensor:
             calls.append(len(batch))

@@ -44,6 +44,7 @@ class HostSetup:
 
     Attributes:
         images: [N, C, H, W], all clients' images, shared and read-only; see `ImageDataset`.
+        labels: int64 [N], where the network is told them.
         client_rows: per client, the rows of `images` that are its own.
         label_counts: int64 [num_clients, num_classes].
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
@@ -61,6 +62,7 @@ class HostSetup:
     topology: Topology
     codec: Codec
     images: Pixels
+    labels: NDArray[np.int64] | None
     client_rows: ClientRows
     label_counts: NDArray[np.int64]
     seed: int
@@ -78,12 +80,19 @@ class HostSetup:
 
 @dataclass(frozen=True)
 class SampleChunk:
-    """One piece of a set of samples: `index` and `size` fix its noise and its batch, so that any host may draw it."""
+    """One piece of a set of samples: `index` and `size` fix its noise and its batch, so that any host may draw it.
+
+    Attributes:
+        labels: of the images, for a network that is told them.
+        guidance: by them.
+    """
 
     round: int
     index: int
     size: int
     steps: int
+    labels: tuple[int, ...] | None = None
+    guidance: float = 1.0
 
 
 class ClientHost:
@@ -103,7 +112,10 @@ class ClientHost:
         self._device = claim_device(setup.gpu_share, deterministic=setup.deterministic)
         self._images = as_tensor(setup.images)
         process = setup.process
-        self._trainer = LocalTrainer(setup.local, setup.strategy, process.loss, setup.penalty, setup.seed, process.pieces)
+        self._labels = None if setup.labels is None else as_tensor(setup.labels)
+        self._trainer = LocalTrainer(
+            setup.local, setup.strategy, process.loss, setup.penalty, setup.seed, process.pieces, setup.spec.num_classes
+        )
         self._models: dict[int, FlatModel] = {}
 
     def train(
@@ -152,7 +164,8 @@ class ClientHost:
         model.vector.copy_(as_tensor(payload.vector))
         generator = torch_generator(self._setup.seed, Purpose.SAMPLING, chunk.round, chunk.index)
         shape = tuple(self._setup.images.shape[1:])
-        samples = sample_chunk(model.module, self._setup.process, shape, chunk.size, chunk.steps, generator)
+        process, labels = self._setup.process, chunk.labels
+        samples = sample_chunk(model.module, process, shape, chunk.size, chunk.steps, generator, labels, chunk.guidance)
         return as_numpy(samples)
 
     def _model(self, payload: Payload) -> FlatModel:
@@ -182,7 +195,8 @@ class ClientHost:
             try:
                 with self._watched(order.round, client):
                     strike_before_training(kind)
-                    images = signed(self._images[torch.from_numpy(setup.client_rows[client])].to(self._device))
+                    rows = torch.from_numpy(setup.client_rows[client])
+                    images = signed(self._images[rows].to(self._device))
                     result = self._trainer.train(
                         model,
                         images,
@@ -192,6 +206,7 @@ class ClientHost:
                         version=arrived.version,
                         beside=arrived.beside,
                         state=state,
+                        labels=None if self._labels is None else self._labels[rows].to(self._device),
                         before_step=_watcher(limit, slow=kind == "slow"),
                     )
             except ClientTimeoutError as error:
