@@ -14,6 +14,7 @@ import typer
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
 from fedphd_ray.report.console import console as console_of
 from fedphd_ray.stopping import STOPPING, Hint
+from fedphd_ray.threads import wait_passively
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -164,6 +165,7 @@ def sample(
     guidance: Guidance = 1.0,
 ) -> None:
     """Draw images from a trained model into a grid."""
+    wait_passively()
     with _at_work(f"drawing {num} images from {model_dir}"):
         from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
         from fedphd_ray.generate import generate  # noqa: PLC0415
@@ -199,6 +201,7 @@ def evaluate(
     guidance: Guidance = 1.0,
 ) -> None:
     """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
+    wait_passively()
     with _at_work(f"judging {num_samples} images of {model_dir}"):
         from fedphd_ray.generate import judge, named_features  # noqa: PLC0415
 

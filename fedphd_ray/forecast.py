@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedphd_ray.diffusion.export import export_stock
+from fedphd_ray.diffusion.export import export_stock, opener
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.federation.links import Link, Message, model_bytes
 from fedphd_ray.federation.merge import held_by
@@ -26,8 +26,6 @@ from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import Hop
-
-STOCK = "will open with diffusers.DDIMPipeline"
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,16 @@ def forecast(experiment: Experiment) -> Forecast:
 
 def stock_forecast(experiment: Experiment) -> str:
     """Whether stock diffusers will open the delivered model: a random network of its shapes is exported, and tried."""
-    spec = experiment.spec
+    spec, will = experiment.spec, f"will open with {opener(experiment.spec)}"
     left = pruned_shapes(spec, *experiment.pruning.ratios)
     if not left:
-        return STOCK
+        return will
     shapes = left[-1].by_name
     unet = build_unet(spec, shapes)
     dense = initial_state(spec, experiment.seed)
     unet.load_state_dict({name: dense[name][tuple(slice(size) for size in shape)] for name, shape in shapes.items()})
     export = export_stock(unet, spec, num_timesteps=experiment.process.config.num_timesteps)
-    return f"in this project's own class only: {export.reason}" if export.reason else STOCK
+    return f"in this project's own class only: {export.reason}" if export.reason else will
 
 
 class _Traffic:

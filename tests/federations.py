@@ -48,6 +48,7 @@ METHODS: dict[str, dict[str, object]] = {
     "fedphd": {},
     "fedphd with kept moments": {"local": {"optimizer_state": "per_client"}},
     "fedavg": {"strategy": {"name": "fedavg"}},
+    "fedphd that is told classes": {"model": {"class_conditional": True}},
     "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": FLAT},
     "fedavgm": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedavgm"}}},
     "fedadam": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedadam"}}},

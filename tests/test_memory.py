@@ -1,5 +1,6 @@
 """Memory settings of a process, each seen in a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -39,3 +40,25 @@ def test_an_edge_server_loads_no_diffusers() -> None:
     program = f"import sys, fedphd_ray.runtime.workers.edge_server; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "nowhere"], ["sample", "nowhere", "--out", "x.png"]], ids=lambda words: words[0]
+)
+def test_threads_are_told_to_sleep_before_torch_reads_how_they_wait(command: list[str]) -> None:
+    """Beside a busy process, threads that spin make drawing thirty times slower."""
+    program = f"""
+import os, sys
+from fedphd_ray import cli
+assert "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ
+sys.argv[1:] = {command!r}
+try:
+    cli.main()
+finally:
+    print(os.environ["OMP_WAIT_POLICY"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.returncode, done.stdout.split()[-1]) == (2, "PASSIVE"), done.stderr

@@ -49,6 +49,13 @@ class StockExport:
     max_difference: float
 
 
+def opener(spec: UNetSpec) -> str:
+    """What of diffusers opens an exported network."""
+    if spec.num_classes is None:
+        return "diffusers.DDIMPipeline"
+    return "diffusers.UNet2DModel (folder unet; no pipeline of diffusers gives it classes)"
+
+
 def export_stock(model: UNet2DModel, spec: UNetSpec, *, num_timesteps: int) -> StockExport:
     """The same function as a stock `UNet2DModel`, if there is one, and only if its outputs agree to 1e-5.
 

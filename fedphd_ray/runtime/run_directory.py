@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedphd_ray.diffusion.export import export_stock, save_pipeline
+from fedphd_ray.diffusion.export import export_stock, opener, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.federation.prune import pruned_shapes
@@ -93,15 +93,14 @@ def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
     scheduler = experiment.process.ddim_scheduler()
     scheduler.save_pretrained(directory / "scheduler")  # samples of a model need its noise process, whoever draws them
     export = export_stock(unet, experiment.spec, num_timesteps=experiment.process.config.num_timesteps)
-    opens, reason = "DDIMPipeline", export.reason
+    reason = export.reason
     if export.model is not None and experiment.spec.num_classes is not None:
-        opens = "UNet2DModel and DDIMScheduler"  # diffusers has no pipeline that gives labels to this network
         export.model.save_pretrained(directory / "unet")
     elif export.model is not None:
         reason = save_pipeline(directory, export.model, scheduler)
     if reason:
         return f"saved in this project's own class only: {reason}"
-    return f"opens with diffusers.{opens} (largest output difference {export.max_difference:.1e})"
+    return f"opens with {opener(experiment.spec)} (largest output difference {export.max_difference:.1e})"
 
 
 def flat_fedavg_cloud_bytes(experiment: Experiment, num_params: int) -> int:
