@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fedphd_ray.cache import default_cache_dir, write_cached
 from fedphd_ray.data.decoding import decode, quietly
+from fedphd_ray.data.mapped import map_tensor
 from fedphd_ray.errors import DataError
 from fedphd_ray.saying import Say
 
@@ -85,7 +87,7 @@ class Decoder:
             return known
         decoded = self._decode(where, total, pictures)
         write_cached(path, safetensors.numpy.save(decoded._asdict()))
-        return decoded
+        return _read(path) or decoded
 
     def _decode(self, where: str, total: int, pictures: Iterable[Picture]) -> Decoded:
         canvas, taken, left_out = _Canvas(total), list[Picture](), list[str]()
@@ -160,7 +162,9 @@ def _unreadable(where: str, problem: str) -> DataError:
 def _read(path: Path) -> Decoded | None:
     """What the cache has; None if it is not there or not whole."""
     try:
-        arrays = safetensors.numpy.load_file(path)
-        return Decoded(**arrays)
-    except (OSError, SafetensorError, TypeError):
+        with safetensors.safe_open(path, "np") as file:
+            labels, owners = file.get_tensor("labels"), file.get_tensor("owners")
+    except (OSError, SafetensorError):
         return None
+    images = map_tensor(path, "images")
+    return None if images is None else Decoded(images, labels, owners)

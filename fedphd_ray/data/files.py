@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.decoding import fitted, quietly
+from fedphd_ray.data.mapped import mapped
 from fedphd_ray.data.partition import Classes, Partition
 from fedphd_ray.errors import ConfigError, DataError
 from fedphd_ray.files import MIB, absolute, read_regular
@@ -103,7 +104,7 @@ class FileData(DataConfig):
         rows = self.chosen(len(images), seed)
         with quietly():
             made = fitted(np.ascontiguousarray(images[rows]), self.image_size)
-        return ImageDataset(name, made, labels[rows], num_classes, None if owners is None else owners[rows])
+        return ImageDataset(name, mapped(made), labels[rows], num_classes, None if owners is None else owners[rows])
 
 
 class EncodedData(FileData):

@@ -15,9 +15,11 @@ from federations import Recorder, federate, first_sendings, method
 from processes import EVERY_ROUND, NAME, command_line, environment, fedphd, processes_below, wait_for, write_config
 
 from fedphd_ray.config import load_config
+from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.topology import Hop
 
 pytestmark = pytest.mark.soak
@@ -78,12 +80,23 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
     from fedphd_ray.runtime.on_ray.backend import RayBackend  # noqa: PLC0415
     from fedphd_ray.runtime.policy.placement import Placement  # noqa: PLC0415
 
-    chance, stopped, killed = random.Random(2025), threading.Event(), list[str]()
+    class Spoken(Recorder):
+        def on_round(self, record: RoundRecord, quality: QualityReport | None) -> None:
+            super().on_round(record, quality)
+            if record.round % 20 == 0:
+                print(f"round {record.round} of 200, {len(killed)} kills", flush=True)
+
+    chance, stopped, killed, recorder = random.Random(2025), threading.Event(), list[str](), Spoken()
     with ActorPool(config.runtime) as pool:
         backend = RayBackend(config.build().host_setup(), Placement(2, False, ""), config.runtime, pool)
 
         def kill_now_and_then() -> None:
-            while not stopped.wait(chance.uniform(0.5, 3.0)):
+            """Again after 0 to 19 rounds, and anywhere in one: a clock would kill a slow machine's actors as they start."""
+            due = 0
+            while not stopped.wait(chance.uniform(0.0, 0.3)):
+                if len(recorder.rounds) < due:
+                    continue
+                due = len(recorder.rounds) + chance.randrange(20)
                 kind, number = chance.choice(["hosts", "servers"]), chance.randrange(2)
                 try:
                     actor = getattr(pool, kind)[number]
@@ -96,7 +109,7 @@ def test_hosts_and_edges_killed_at_random_for_a_whole_run_change_no_bit(ray_clus
         killer = threading.Thread(target=kill_now_and_then)
         killer.start()
         try:
-            outcome = federate(config, backend)
+            outcome = federate(config, backend, reporter=recorder)
         finally:
             stopped.set()
             killer.join()
