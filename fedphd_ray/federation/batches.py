@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.tensors import signed
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Examples:
     """A client's images, or a batch of them.
 
     Attributes:
-        images: [n, C, H, W] in [-1, 1].
+        images: [n, C, H, W], see `tensors.signed`: bytes become numbers batch by batch, so that a client costs its bytes only.
         labels: int64 [n], where the network is told them.
     """
 
@@ -25,15 +26,15 @@ class Examples:
         return len(self.images)
 
     def rows(self, indices: Tensor) -> "Examples":
-        """Those with these indices."""
+        """Those with these indices, in [-1, 1]."""
         indices = indices.to(self.images.device)
-        return Examples(self.images[indices], None if self.labels is None else self.labels[indices])
+        return Examples(signed(self.images[indices]), None if self.labels is None else self.labels[indices])
 
     def split(self, size: int) -> Iterator["Examples"]:
-        """In order, at most `size` at a time."""
+        """In order, at most `size` at a time, in [-1, 1]."""
         for start in range(0, len(self), size):
             stop = start + size
-            yield Examples(self.images[start:stop], None if self.labels is None else self.labels[start:stop])
+            yield Examples(signed(self.images[start:stop]), None if self.labels is None else self.labels[start:stop])
 
     def told_to(self, network: nn.Module) -> nn.Module:
         """The network, called as (x, t), with these labels where there are any."""

@@ -97,11 +97,11 @@ class LocalTrainer:
         labels: Tensor | None = None,
         before_step: Callable[[], None] = lambda: None,
     ) -> LocalResult:
-        """Trains `model` in place on one client's images [n, C, H, W] in [-1, 1], from what it received [num_params].
+        """Trains `model` in place on one client's images [n, C, H, W], from what it received [num_params].
 
         Args:
             model: its parameters are overwritten.
-            images: of the client.
+            images: of the client, see `tensors.signed`.
             order: round, learning rate, penalty.
             client: part of the key of its randomness.
             received: the model that arrived.

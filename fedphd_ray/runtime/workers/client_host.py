@@ -34,7 +34,7 @@ from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import named
-from fedphd_ray.tensors import Pixels, as_numpy, as_tensor, signed
+from fedphd_ray.tensors import Pixels, as_numpy, as_tensor
 from fedphd_ray.topology import Topology, client_name
 
 
@@ -196,7 +196,7 @@ class ClientHost:
                 with self._watched(order.round, client):
                     strike_before_training(kind)
                     rows = torch.from_numpy(setup.client_rows[client])
-                    images = signed(self._images[rows].to(self._device))
+                    images = self._images[rows].to(self._device)
                     result = self._trainer.train(
                         model,
                         images,
