@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedphd_ray.diffusion.labels import Labelled
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.tensors import signed
 
@@ -38,11 +39,7 @@ class Examples:
 
     def told_to(self, network: nn.Module) -> nn.Module:
         """The network, called as (x, t), with these labels where there are any."""
-        if self.labels is None:
-            return network
-        from fedphd_ray.diffusion.labels import Labelled  # noqa: PLC0415 - edges know this package too, and need no diffusers
-
-        return Labelled(network, self.labels)
+        return network if self.labels is None else Labelled(network, self.labels)
 
 
 def batches(examples: Examples, config: LocalConfig, no_class: int | None, generator: torch.Generator) -> Iterator[Examples]:
