@@ -135,20 +135,17 @@ class Config(Section):
                 found=f"{self.hierarchy.num_edges} edges",
                 remedy="set hierarchy: {num_edges: 0, cloud_period: 1}, or take another strategy",
             )
-        if strategy.looks_inside and self.local.compile:
-            raise ConfigError(
-                "local.compile",
-                expected=f"false: {name} looks inside the network while it is trained",
-                found="true",
-                remedy="leave it out",
-            )
-        if strategy.looks_inside and self.model.class_conditional:
-            raise ConfigError(
-                "model.class_conditional",
-                expected=f"false: {name} looks inside the network while it is trained",
-                found="true",
-                remedy="leave it out, or take another strategy",
-            )
+        for key, wrapped in {
+            "local.compile": self.local.compile,
+            "model.class_conditional": self.model.class_conditional,
+        }.items():
+            if strategy.looks_inside and wrapped:
+                raise ConfigError(
+                    key,
+                    expected=f"false: {name} looks inside the network while it is trained",
+                    found="true",
+                    remedy="leave it out, or take another strategy",
+                )
         if strategy.looks_inside and self.local.micro_batch is not None:
             raise ConfigError(
                 "local.micro_batch",

@@ -44,20 +44,7 @@ def generate(
         classes: that a class-conditional model is asked for in turn; all of them if none is named.
         guidance: by them, see `diffusion.labels.Guided`.
     """
-    if clients := sorted(model_dir.glob("clients/client-*")):
-        raise ModelFileError(
-            str(model_dir),
-            expected="a whole model",
-            found="a run whose method leaves parts of the model with the clients",
-            remedy=f"take one client's own model, e.g. {clients[0]}",
-        )
-    if model_dir.is_file():
-        raise ModelFileError(
-            str(model_dir),
-            expected="a model directory, or the directory of a finished run",
-            found="a file",
-            remedy="`fedphd run` trains what a YAML file describes",
-        )
+    _require_whole(model_dir)
     unet, process = load_unet(model_dir), load_process(model_dir)
     shape = _image_shape(unet, model_dir)
     if process is None:
@@ -73,6 +60,28 @@ def generate(
     if bad := int((~images.flatten(1).isfinite().all(1)).sum()):
         raise ModelFileError(str(model_dir), expected="images of finite numbers", found=f"{bad} of {num} that are not")
     return images
+
+
+def _require_whole(model_dir: Path) -> None:
+    """Sees that one model lies there.
+
+    Raises:
+        ModelFileError: it is a file, or a run whose clients keep parts of the model.
+    """
+    if clients := sorted(model_dir.glob("clients/client-*")):
+        raise ModelFileError(
+            str(model_dir),
+            expected="a whole model",
+            found="a run whose method leaves parts of the model with the clients",
+            remedy=f"take one client's own model, e.g. {clients[0]}",
+        )
+    if model_dir.is_file():
+        raise ModelFileError(
+            str(model_dir),
+            expected="a model directory, or the directory of a finished run",
+            found="a file",
+            remedy="`fedphd run` trains what a YAML file describes",
+        )
 
 
 def _labels(unet: UNet2DModel, num: int, classes: Sequence[int], guidance: float, model_dir: Path) -> Sequence[int] | None:
@@ -141,6 +150,7 @@ def judge(
         images = _pictures(model_dir, reference, say)
         what, steps = f"{len(images)} pictures", 0
     else:
+        _require_whole(model_dir)
         if read_config(model_folder(model_dir)).num_class_embeds is not None:
             labels = in_proportion(reference.class_counts, num)
         images = generate(model_dir, num, seed, steps, say, labels or (), guidance)

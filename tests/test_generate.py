@@ -139,3 +139,17 @@ def test_a_model_is_judged_in_the_features_that_are_named(finished: Path) -> Non
     for wrong in ("inception", "classifier:x", "dinov2", ""):
         with pytest.raises(ConfigError, match="--features"):
             named_features(wrong)
+
+
+@pytest.mark.parametrize("kind", ["clients", "file"])
+def test_what_is_no_whole_model_is_told_so_by_both_commands(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    if kind == "file":
+        place.write_text("seed: 1")
+    else:
+        (place / "clients/client-000").mkdir(parents=True)
+    expected = {"clients": "a whole model", "file": "`fedphd run` trains"}[kind]
+    with pytest.raises(ModelFileError, match=expected):
+        generate(place, 2, 0, 2, print)
+    with pytest.raises(ModelFileError, match=expected):
+        judge(place, "digits", 2, 0, 2, print)

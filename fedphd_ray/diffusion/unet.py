@@ -178,23 +178,20 @@ class UNetSpec:
         config = self.config
         given = {} if self.pretrained is None else dict(self.pretrained.arguments)
         told = {} if self.num_classes is None else {"num_class_embeds": self.num_classes + 1}
-        return (
-            given
-            | told
-            | {
-                "sample_size": self.image_size,
-                "in_channels": self.channels,
-                "out_channels": self.channels,
-                "block_out_channels": config.widths,
-                "layers_per_block": config.layers_per_block,
-                "down_block_types": tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention),
-                "up_block_types": tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)),
-                "norm_num_groups": config.groups,
-                "norm_eps": config.norm_eps,
-                "dropout": config.dropout,
-                "attention_head_dim": config.head_dim,
-            }
-        )
+        own = {
+            "sample_size": self.image_size,
+            "in_channels": self.channels,
+            "out_channels": self.channels,
+            "block_out_channels": config.widths,
+            "layers_per_block": config.layers_per_block,
+            "down_block_types": tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention),
+            "up_block_types": tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention)),
+            "norm_num_groups": config.groups,
+            "norm_eps": config.norm_eps,
+            "dropout": config.dropout,
+            "attention_head_dim": config.head_dim,
+        }
+        return given | told | own
 
 
 def build_unet(spec: UNetSpec, shapes: Mapping[str, Shape] | None = None, *, device: torch.device | str = "cpu") -> UNet2DModel:
