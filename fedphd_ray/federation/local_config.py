@@ -6,6 +6,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedphd_ray.sections import Section
 
+Precision = Literal["float32", "bfloat16"]
+"""What a forward pass computes in."""
+
 
 class LocalConfig(Section):
     """What every client does in its round.
@@ -27,7 +30,8 @@ class LocalConfig(Section):
         compile: run the network through `torch.compile`: steps take about a quarter less time on a CPU, after about a minute of
             compiling per host and architecture. Smaller batches than `batch_size` run as without. Changes rounding.
         precision: `bfloat16` runs the network in mixed precision (torch's autocast); parameters, gradients, optimiser and updates
-            stay float32.
+            stay float32. `auto` takes it where the processor has it and a short trial finds steps at least 15 % shorter; that is
+            decided once, when the run begins.
     """
 
     epochs: PositiveInt = 1
@@ -42,7 +46,7 @@ class LocalConfig(Section):
     horizontal_flip: bool = False
     label_dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     compile: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision | Literal["auto"] = "float32"
 
     def images_through(self, num_images: int) -> int:
         """Images that one client's training takes, repetitions counted, for a client of `num_images`; 1 at least."""

@@ -90,6 +90,7 @@ class Experiment:
 
     def host_setup(self) -> HostSetup:
         """What client hosts are given."""
+        assert self.local.precision != "auto", "decided when a run begins, see `precision.decide_precision`"
         return HostSetup(
             spec=self.spec,
             process=self.process,

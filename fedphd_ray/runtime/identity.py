@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedphd_ray.errors import UserError
+from fedphd_ray.federation.local_config import Precision
 from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.validation import in_short, shown
@@ -26,6 +27,7 @@ class Identity(BaseModel):
         run: a random name, in every checkpoint of the run.
         data_sha256: of images and labels.
         settings: the resolved configuration.
+        precision: of local training, as it was decided when the run began; None in runs from before there was a choice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,11 +35,17 @@ class Identity(BaseModel):
     run: str
     data_sha256: str
     settings: dict[str, Any]
+    precision: Precision | None = None
 
     @classmethod
-    def new(cls, experiment: Experiment) -> Self:
+    def new(cls, experiment: Experiment, precision: Precision) -> Self:
         """That of a run which begins now."""
-        return cls(run=secrets.token_hex(16), data_sha256=experiment.dataset.content_hash, settings=dict(experiment.settings))
+        return cls(
+            run=secrets.token_hex(16),
+            data_sha256=experiment.dataset.content_hash,
+            settings=dict(experiment.settings),
+            precision=precision,
+        )
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -66,12 +74,6 @@ class Identity(BaseModel):
     def write(self, directory: Path) -> None:
         """Makes a directory this run's."""
         write_whole(directory / FILE, self.model_dump_json(indent=1).encode())
-
-    @property
-    def config_sha256(self) -> str:
-        """Of everything in the configuration that decides results, the number of rounds included."""
-        rounds = self.settings.get("schedule", {}).get("rounds")
-        return hashlib.sha256(json.dumps([decisive(self.settings), rounds], sort_keys=True).encode()).hexdigest()
 
     def goes_on_as(self, experiment: Experiment, directory: Path) -> tuple["Identity", list[str]]:
         """The identity with which a run goes on under an experiment, and sentences on what has changed.
@@ -117,6 +119,12 @@ def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in settings.items() if key not in UNDECIDED}
     kept["schedule"] = {key: value for key, value in settings.get("schedule", {}).items() if key != "rounds"}
     return kept
+
+
+def config_sha256(settings: Mapping[str, Any]) -> str:
+    """Of everything in a configuration that decides results, the number of rounds included."""
+    rounds = settings.get("schedule", {}).get("rounds")
+    return hashlib.sha256(json.dumps([decisive(settings), rounds], sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from fedphd_ray.runtime.events import Reporter, Reporters, Started
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
 from fedphd_ray.runtime.observer import Observer, delivered_models
+from fedphd_ray.runtime.precision import decide_precision, settled
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
@@ -47,7 +48,8 @@ def run(
         pool: actors to use (`shared_actors`); None starts and ends the run's own.
     """
     _require_no_run(directory)
-    identity = Identity.new(experiment)
+    precision = decide_precision(experiment, say)
+    identity, experiment = Identity.new(experiment, precision), settled(experiment, precision)
 
     def prepare() -> None:
         _require_no_run(directory)
@@ -82,6 +84,7 @@ def resume(
         UserError: it is no run directory, or another experiment's; or see `Books.restore`.
     """
     identity, notes = Identity.read(directory).goes_on_as(experiment, directory)
+    experiment = settled(experiment, identity.precision or "float32")
     for note in notes:
         say(f"note: {note}")
     summary = Summary.read(directory)

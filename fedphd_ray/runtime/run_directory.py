@@ -19,7 +19,7 @@ from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.identity import Identity
+from fedphd_ray.runtime.identity import config_sha256
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
@@ -62,6 +62,7 @@ class Summary:
     versions: dict[str, str]
     metrics_sha256: str
     quality_sha256: str
+    precision: str = "float32"
 
     def write(self, directory: Path) -> None:
         """Writes `summary.json`, whole."""
@@ -164,11 +165,12 @@ def summarise(
         failures=list(state.failures),
         replacements=[str(why) for line in books.metrics.rounds() for why in _list(line.get("replacements"))]
         + list(replacements),
-        config_sha256=Identity.new(experiment).config_sha256,
+        config_sha256=config_sha256(experiment.settings),
         data_sha256=experiment.dataset.content_hash,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         metrics_sha256=metrics.sha256,
         quality_sha256=quality.sha256,
+        precision=experiment.local.precision,
     )
 
 

@@ -34,6 +34,18 @@ def this_machine() -> Node:
     return Node(float(cpus), float(torch.cuda.device_count()), memory)
 
 
+def supports_bfloat16(device: str) -> bool:
+    """Whether the CPU or GPU of this process computes in bfloat16 by itself; elsewhere that is done in software, slowly.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()  # names differ between processors
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
 def compiler() -> str:
     """The C++ compiler that `torch.compile` would use; empty for none."""
     choices = [os.environ.get("CXX", ""), "g++", "clang++"]
