@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from fedphd_ray.data.sources import DataSource, Digits
+from fedphd_ray.devices.profiles import DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
@@ -44,6 +45,7 @@ class Config(Section):
     strategy: AnyStrategy = FedPhD()
     hierarchy: HierarchyConfig = HierarchyConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    devices: DevicesConfig | None = None
     local: LocalConfig = LocalConfig()
     pruning: PruningConfig = PruningConfig()
     server: ServerConfig = ServerConfig()
@@ -56,6 +58,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         self._check_cohort()
+        self._check_devices()
         self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
@@ -106,6 +109,15 @@ class Config(Section):
                 expected=f"a node above the edges: {above or 'there is none in this tree'}",
                 found=", ".join(unknown),
                 remedy="an edge server is meant by `edge: 0`",
+            )
+
+    def _check_devices(self) -> None:
+        if self.devices is None and self.schedule.policy.name != "wait":
+            raise ConfigError(
+                "schedule.policy",
+                expected="wait, where there is no section devices: nobody is late",
+                found=self.schedule.policy.name,
+                remedy="for example devices: {preset: phones}",
             )
 
     def _check_cohort(self) -> None:
@@ -174,8 +186,11 @@ class Config(Section):
         if self.evaluation.every:
             self.evaluation.features.require()
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
+        topology = self.hierarchy.topology()
+        devices = None if self.devices is None else self.devices.build(self.data.num_clients, topology.num_servers, self.seed)
         return Experiment(
             name=self.name,
+            devices=devices,
             seed=self.seed,
             dataset=dataset,
             client_rows=ClientRows.of(indices),

@@ -18,7 +18,8 @@ from fedphd_ray.federation.links import Link, Message, model_bytes
 from fedphd_ray.federation.merge import held_by
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.federation.prune import pruned_shapes
-from fedphd_ray.plans import RoundPlan
+from fedphd_ray.federation.workload import Workload, lost_rows
+from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.runtime.experiment import Experiment
@@ -139,6 +140,9 @@ class _Traffic:
         self._holds = [[False] * nodes for nodes in experiment.topology.sizes]
         self._worked: list[set[int]] = [set() for _ in self._holds]
         self._syncs = 0
+        self._memory: Memory = {}
+        self.flights: list[tuple[Flight, ...]] = []
+        self.sim_seconds: list[float] = []
 
     def replay(self) -> tuple[dict[str, int], int]:
         """Bytes by hop, and the number of synchronisations."""
@@ -146,7 +150,9 @@ class _Traffic:
         population, schedule = experiment.population, experiment.schedule
         edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
         for round in range(1, schedule.rounds + 1):
-            plan = schedule.plan(round, experiment.strategy, population, edges)
+            workload = None if experiment.devices is None else self._workload()
+            plan = schedule.plan(round, experiment.strategy, population, edges, self._memory, workload)
+            self._memory = plan.memory
             self._count_down(plan)
             self._count_clients(plan)
             for edge in schedule.topology.aggregators:
@@ -154,17 +160,35 @@ class _Traffic:
                 edges[edge] = edges[edge].merge(population.label_counts[clients].sum(axis=0))
             for child in self._count_up(plan):
                 edges[child] = edges[child].reset()
+            self.flights.append(plan.flights)
+            self.sim_seconds.append(plan.sim_seconds)
             if plan.prunes:
                 self._version += 1
                 self._owed = set(self._with_state)
         return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, self._syncs
+
+    def _workload(self) -> Workload:
+        experiment, sizes = self._experiment, self._experiment.population.num_samples
+        return Workload(
+            strategy=experiment.strategy,
+            topology=experiment.topology,
+            codec=experiment.codec,
+            held=self._held[self._version],
+            counts=self._counts,
+            cost=experiment.costs[self._version],
+            images=lambda client: experiment.local.images_through(int(sizes[client])),
+            known=self._with_state,
+            owed=self._owed,
+            first=not self._syncs and not any(held for level in self._holds for held in level),
+            holding=self._holds,
+        )
 
     def _count_down(self, plan: RoundPlan) -> None:
         """Nodes that hold no model are given one, where anybody takes part."""
         topology = self._experiment.topology
         first = not self._syncs and not any(held for level in self._holds for held in level)
         message = self._held[self._version].to_child(first=first, owed=bool(self._owed))
-        for level in range(topology.depth) if plan.edge_of else ():
+        for level in range(topology.depth) if plan.asked else ():
             if not topology.flat:
                 self._add(topology.down(level), self._holds[level].count(False), message)
             self._holds[level] = [True] * topology.sizes[level]
@@ -172,7 +196,9 @@ class _Traffic:
     def _count_clients(self, plan: RoundPlan) -> None:
         topology, held, cohort = self._experiment.topology, self._held[self._version], plan.edge_of
         beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
-        self._add(topology.to_client, len(cohort) * len(topology.aggregators), statistics(self._counts))
+        self._add(topology.to_client, len(plan.asked) * len(topology.aggregators), statistics(self._counts))
+        for row in lost_rows(plan, self._workload()) if plan.flights else ():
+            self._bytes[row.hop] += row.num_bytes
         for (known, owed), times in Counter((client in self._with_state, client in self._owed) for client in cohort).items():
             self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
         for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():

@@ -12,6 +12,36 @@ Memory = Mapping[str, NDArray[np.float64]]
 """What a planner remembers of former rounds: arrays by name."""
 
 
+class Flight(NamedTuple):
+    """What a simulated client does from being asked to the end of it. Times in simulated seconds since the start of the run.
+
+    Attributes:
+        client: who.
+        edge: where it sends to.
+        version: the round whose model it starts from.
+        started: when it was asked.
+        downloaded: when it had the model; not a number where that never was.
+        trained: when it had trained; likewise.
+        arrived: when its update was there; likewise.
+        ended: when it was done, was gone, or was told to stop.
+        received: share of the model that reached it.
+        sent: share of its update that it sent.
+        fate: empty where its update is used; else why not, in a word: `gone`, `late`, `surplus`.
+    """
+
+    client: int
+    edge: int
+    version: int
+    started: float
+    downloaded: float
+    trained: float
+    arrived: float
+    ended: float
+    received: float
+    sent: float
+    fate: str = ""
+
+
 class Contribution(NamedTuple):
     """What one sender adds to an aggregation.
 
@@ -59,6 +89,11 @@ class RoundPlan:
         block_size: clients per reduction block.
         prunes: the cloud model is pruned at the end.
         reported_parts: client -> names of the parts of the model it sends back; a client not in it sends all that travel.
+        flights: where devices are simulated, of everybody whose work ends in this round, by client; those whose update is not
+            used have no contribution and are not trained.
+        steps: client -> share of its local steps that it takes; a client not in it takes all.
+        memory: what the plans that follow remember of this one.
+        sim_seconds: the simulated time at the end of the round.
     """
 
     round: int
@@ -66,6 +101,15 @@ class RoundPlan:
     block_size: int
     prunes: bool = False
     reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    flights: tuple[Flight, ...] = ()
+    steps: dict[int, float] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
+    sim_seconds: float = 0.0
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Everybody who has been sent something for this round."""
+        return tuple(self.edge_of) if not self.flights else tuple(flight.client for flight in self.flights)
 
     @cached_property
     def edge_of(self) -> dict[int, int]:

@@ -34,7 +34,8 @@ class Transfer(NamedTuple):
     """One message over one link: one row of the ledger. There are thousands, and a tuple crosses processes several times faster.
 
     `num_params` counts scalars, `num_bytes` what a wire would carry, `version` is the architecture (0 = dense),
-    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries.
+    `sim_seconds` the simulated time on the link, `attempt` 0 for a first sending and more for retries, `lost` is true for what
+    was sent to or by a simulated client whose update is not used.
     """
 
     round: int
@@ -48,6 +49,7 @@ class Transfer(NamedTuple):
     num_bytes: int
     sim_seconds: float = 0.0
     attempt: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True)

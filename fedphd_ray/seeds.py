@@ -26,6 +26,9 @@ class Purpose(enum.IntEnum):
     EVALUATION = 9
     REPORTED_PARTS = 10
     PRUNING = 11
+    DEVICES = 12
+    AVAILABILITY = 13
+    DROPOUT = 14
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

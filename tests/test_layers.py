@@ -11,6 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ground": 0,
     "data": 1,
+    "devices": 1,
     "diffusion": 1,
     "pruning": 1,
     "strategies": 2,
@@ -40,7 +41,7 @@ GROUND = {
 }
 ROOMS = {"policy": 0, "workers": 1, "storage": 2, "on_ray": 2, "driver": 3}
 """Of the runtime; its own files are the driver's. Storage and Ray must not know one another."""
-BLIND = {"data", "diffusion", "pruning"}
+BLIND = {"data", "devices", "diffusion", "pruning"}
 """Rooms of one layer that must not know one another."""
 
 

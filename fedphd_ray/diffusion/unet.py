@@ -244,9 +244,9 @@ def initial_state(spec: UNetSpec, seed: int) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def activation_bytes(spec: UNetSpec, batch_size: int) -> int:
-    """What training keeps of one forward pass of the dense network for the backward pass; counted without computing it."""
-    model, counted = build_unet(spec, device="meta"), 0
+def activation_bytes(spec: UNetSpec, batch_size: int, shapes: Mapping[str, Shape] | None = None) -> int:
+    """What training keeps of a forward pass for the backward pass, in a dense or a pruned network; counted without computing."""
+    model, counted = build_unet(spec, shapes, device="meta"), 0
     parameters = {id(parameter) for parameter in model.parameters()}
 
     def count(saved: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("num_bytes", pa.int64()),
         ("sim_seconds", pa.float64()),
         ("attempt", pa.int32()),
+        ("lost", pa.bool_()),
     ]
 )
 MOST_BYTES = 2**30  # of one part

@@ -6,9 +6,13 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.federation.policies import Policy, Wait
+from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport, EdgeStatistics
@@ -26,11 +30,13 @@ class ScheduleConfig(Section):
         clients_per_round: cohort size K; clients are drawn without replacement.
         block_size: clients per reduction block. It changes rounding, hence bits, so it belongs to the experiment and not to
             the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
+        policy: whose updates a round takes, where devices are simulated; `wait` takes those of everybody who was asked.
     """
 
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
     block_size: PositiveInt = 5
+    policy: Policy = Wait()
 
 
 MOST_NODES = 100_000  # of a tier: each is an actor
@@ -146,6 +152,7 @@ class Schedule:
         population: Population,
         edges: Sequence[EdgeStatistics],
         memory: Memory = MappingProxyType({}),
+        workload: Workload | None = None,
     ) -> RoundPlan:
         """The plan of a round: what a server knows before it.
 
@@ -155,9 +162,22 @@ class Schedule:
             population: the registered clients.
             edges: what the edges have seen until the end of the round before.
             memory: what `remember` has made of former rounds; here nothing.
+            workload: what the round will ask of its clients; here it does not matter.
         """
-        cohort_rng = numpy_rng(self._seed, Purpose.COHORT, round)
-        drawn = cohort_rng.choice(population.num_clients, size=self.cohort_size, replace=False)
+        return self.drawn(round, strategy, population, edges, self.cohort_size, np.ones(population.num_clients, bool))
+
+    def drawn(
+        self,
+        round: int,
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        num: int,
+        there: NDArray[np.bool_],
+    ) -> RoundPlan:
+        """A plan in which everybody is in who was drawn: so many of those who can be asked, or all of them."""
+        cohort_rng, candidates = numpy_rng(self._seed, Purpose.COHORT, round), np.flatnonzero(there)
+        drawn = candidates[cohort_rng.choice(len(candidates), size=min(num, len(candidates)), replace=False)]
         cohort = sorted(int(client) for client in drawn)
         choices = strategy.choose_edges(cohort, population, edges, numpy_rng(self._seed, Purpose.EDGE_CHOICE, round))
         edge_of = dict(zip(cohort, choices, strict=True))
@@ -170,11 +190,11 @@ class Schedule:
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
 
-    def remember(self, memory: Memory, reports: Sequence[ClientReport]) -> Memory:
+    def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport]) -> Memory:
         """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""
-        return memory
+        return plan.memory
 
-    def oldest_version(self, round: int) -> int:
+    def oldest_version(self, round: int, memory: Memory) -> int:
         """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""
         return round
 

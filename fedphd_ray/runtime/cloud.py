@@ -17,7 +17,7 @@ from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.pruning.importance import importance_by
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, Transfer
-from fedphd_ray.runtime.exchange import hand_down, sent_in_vain, statistics_to_cohort
+from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
 from fedphd_ray.runtime.observer import Observer, RoundTrace
@@ -73,14 +73,12 @@ class Cloud:
         experiment = self._experiment
         while state.round < experiment.schedule.rounds:
             with self._watch("round"):
-                plan = experiment.schedule.plan(
-                    state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory
-                )
+                plan = planned(experiment, state)
                 state, sent = self._hand_down(state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
-                sent += sent_in_vain(experiment, state, plan.round, outcomes)
+                sent += sent_in_vain(experiment, state, plan, outcomes)
                 sent += [row for outcome in outcomes for row in outcome.report.transfers]
-                state = self._collect(state, outcomes)
+                state = self._collect(state, plan, outcomes)
                 seen = state.edge_statistics
                 for level in range(1, experiment.topology.depth + 1):
                     state, rows = self._aggregate(state, plan, level, outcomes)
@@ -88,20 +86,20 @@ class Cloud:
                 if plan.prunes:
                     state = self._prune(state)
             reports = tuple(outcome.report for outcome in outcomes)
-            self._observer.observe(state, RoundTrace(plan, reports, seen, sent, self._watch.lap()))
+            self._observer.observe(state, RoundTrace(plan, reports, seen, timed(experiment, plan, sent), self._watch.lap()))
         return state
 
     def _hand_down(self, state: RunState, plan: RoundPlan) -> tuple[RunState, list[Transfer]]:
         """Those who have sent their models up are given what came of it, as soon as somebody is going to train from it."""
         experiment = self._experiment
-        if not plan.edge_of:
+        if not plan.asked:
             return state, []
         sent = statistics_to_cohort(experiment, state, plan)
         with self._watch("transfer"):
             models, rows = hand_down(experiment, self._backend, state, plan.round)
         oldest = experiment.schedule.oldest_version
-        past = {version: former for version, former in state.past.items() if version >= oldest(plan.round)}
-        if oldest(plan.round + 1) <= plan.round:
+        past = {version: former for version, former in state.past.items() if version >= oldest(plan.round, state.memory)}
+        if oldest(plan.round + 1, plan.memory) <= plan.round:
             past[plan.round] = (*models, (self._backend.put(state.model),))
         return replace(state, models=models, past=past), rows + sent
 
@@ -132,7 +130,7 @@ class Cloud:
                 tasks.append(EdgeTask(edge, state.models[0][edge], blocks, order, experiment.strategy, states, past, fresh))
         return tasks
 
-    def _collect(self, state: RunState, outcomes: Sequence[EdgeOutcome]) -> RunState:
+    def _collect(self, state: RunState, plan: RoundPlan, outcomes: Sequence[EdgeOutcome]) -> RunState:
         """The state after the edges' aggregation. An edge nobody chose keeps its model."""
         topology = self._experiment.topology
         reports = [report for outcome in outcomes for report in outcome.report.reports]
@@ -160,7 +158,7 @@ class Cloud:
             state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
-            memory=self._experiment.schedule.remember(state.memory, reports),
+            memory=self._experiment.schedule.remember(plan, state.memory, reports),
         )
 
     def _aggregate(

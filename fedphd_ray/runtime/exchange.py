@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.federation.clock import stamped
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
+from fedphd_ray.federation.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Payload, Transfer
 from fedphd_ray.runtime.experiment import Experiment
@@ -15,6 +17,38 @@ from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
 from fedphd_ray.tensors import as_numpy
 from fedphd_ray.topology import client_name
+
+
+def planned(experiment: Experiment, state: RunState) -> RoundPlan:
+    """The plan of the next round, from all that is known before it."""
+    workload = None if experiment.devices is None else workload_of(experiment, state)
+    return experiment.schedule.plan(
+        state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory, workload
+    )
+
+
+def workload_of(experiment: Experiment, state: RunState) -> Workload:
+    """What the next round will ask of clients and links."""
+    strategy, sizes = experiment.strategy, experiment.population.num_samples
+    none = not any(held is not None for level in state.models for held in level)
+    return Workload(
+        strategy=strategy,
+        topology=experiment.topology,
+        codec=experiment.codec,
+        held=Holdings.of(state.broadcast(strategy.server_sends), strategy, state.plan_channels),
+        counts=_shared_counts(experiment, state, 0),
+        cost=experiment.costs[state.model.version],
+        images=lambda client: experiment.local.images_through(int(sizes[client])),
+        known=state.client_states,
+        owed=state.plan_owed,
+        first=not state.syncs and none,
+        holding=[[held is not None for held in level] for level in state.models],
+    )
+
+
+def timed(experiment: Experiment, plan: RoundPlan, rows: list[Transfer]) -> list[Transfer]:
+    """A round's rows with their simulated seconds, where devices are simulated."""
+    return rows if experiment.devices is None else stamped(rows, plan, experiment.devices, experiment.topology)
 
 
 def hand_down(experiment: Experiment, backend: Backend, state: RunState, round: int) -> tuple[Models, list[Transfer]]:
@@ -65,23 +99,23 @@ def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPla
         row
         for edge in topology.aggregators
         if (counts := _shared_counts(experiment, state, edge)) is not None
-        for client in plan.edge_of
+        for client in plan.asked
         for row in Link(plan.round, topology.to_client, topology.aggregator_name(edge), client_name(client)).rows(
             statistics(counts)
         )
     ]
 
 
-def sent_in_vain(experiment: Experiment, state: RunState, round: int, outcomes: Sequence[EdgeOutcome]) -> list[Transfer]:
-    """What clients received whose host died before it could say so."""
+def sent_in_vain(experiment: Experiment, state: RunState, plan: RoundPlan, outcomes: Sequence[EdgeOutcome]) -> list[Transfer]:
+    """What clients received whose host died before it could say so; and what went to and fro for nothing in a simulation."""
     model: Payload = state.broadcast(experiment.strategy.server_sends)
     held = Holdings.of(model, experiment.strategy, state.plan_channels)
     topology = experiment.topology
-    rows = []
+    rows = [] if experiment.devices is None else lost_rows(plan, workload_of(experiment, state))
     for outcome in outcomes:
         source = topology.aggregator_name(outcome.report.edge)
         for client, attempt in outcome.lost:
-            link = Link(round, topology.to_client, source, client_name(client), experiment.codec, attempt)
+            link = Link(plan.round, topology.to_client, source, client_name(client), experiment.codec, attempt)
             rows += link.rows(held.to_client(known=client in state.client_states, owed=client in state.plan_owed))
     return rows
 

@@ -1,5 +1,6 @@
 """An experiment: every choice made, as objects. The configuration builds it, tests build it by hand."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,18 @@ from pydantic import Field
 
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.partition import counts_by_client
+from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
-from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
+from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes, build_unet, parameter_shapes
 from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
+from fedphd_ray.federation.simulated import planner
+from fedphd_ray.federation.workload import Cost
 from fedphd_ray.population import ClientRows, Population
+from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -27,6 +33,8 @@ from fedphd_ray.runtime.workers.client_host import HostSetup
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
+
+BYTES_PER_PARAMETER = 16  # weights, gradients and two moments, float32 each
 
 
 class ServerConfig(Section):
@@ -49,6 +57,7 @@ class Experiment:
     Attributes:
         client_rows: per client, its rows of the data set (sorted, disjoint, together all of them).
         codec: how parameters are written for every link.
+        devices: of clients and edges, where they are simulated.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
 
@@ -71,6 +80,7 @@ class Experiment:
     faults: FaultScript
     settings: Mapping[str, Any]
     codec: Codec = FLOAT32
+    devices: Devices | None = None
 
     @cached_property
     def population(self) -> Population:
@@ -81,7 +91,20 @@ class Experiment:
     @cached_property
     def schedule(self) -> Schedule:
         """The planner of rounds."""
-        return Schedule(self.schedule_config, self.hierarchy, self.seed, self.pruning.rounds)
+        return planner(self.schedule_config, self.hierarchy, self.seed, self.pruning.rounds, self.devices)
+
+    @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """Of every architecture there will be: MACs of a forward pass of one image, and memory of a client that trains."""
+        spec, images = self.spec, self.local.images_at_once
+        shapes = [parameter_shapes(spec), *(left.by_name for left in pruned_shapes(spec, *self.pruning.ratios))]
+        return tuple(
+            Cost(
+                macs=count_macs(build_unet(spec, own, device="meta"), spec.image_size, spec.channels),
+                memory_bytes=BYTES_PER_PARAMETER * sum(map(math.prod, own.values())) + activation_bytes(spec, images, own),
+            )
+            for own in shapes
+        )
 
     @property
     def topology(self) -> Topology:

@@ -35,6 +35,8 @@ class RoundRecord:
         transfer_seconds: time the driver spent putting models into the object store and taking them out.
         checkpoint_seconds: time spent on writing the checkpoint of the round before, if there was one.
         overhead_fraction: 1 - train_seconds / (slots * round_seconds).
+        sim_seconds: simulated time since the start of the run; 0 where devices are not simulated.
+        unused: clients that were asked and whose update was not used, with the reason in a word: `gone`, `late`, `surplus`.
         failures: clients whose update was not aggregated, and why.
         outcomes: the same in a word: they have failed, were late, or were lost with their process.
         replacements: processes that died and were replaced since the record before, a sentence each.
@@ -57,6 +59,7 @@ class RoundRecord:
     slots: int
     overhead_fraction: float
     sim_seconds: float
+    unused: dict[int, str]
     failures: dict[int, str]
     outcomes: dict[int, str]
     replacements: tuple[str, ...]
@@ -96,7 +99,8 @@ def round_record(
         checkpoint_seconds=seconds.get("checkpoint", 0.0),
         slots=slots,
         overhead_fraction=max(0.0, 1.0 - train_seconds / slot_seconds),
-        sim_seconds=0.0,
+        sim_seconds=plan.sim_seconds,
+        unused={flight.client: flight.fate for flight in plan.flights if flight.fate},
         failures={client.client: client.failure for client in clients if client.failure},
         outcomes={client.client: client.outcome.value for client in clients if client.outcome is not None},
         replacements=tuple(replacements),

@@ -63,6 +63,7 @@ class Summary:
     metrics_sha256: str
     quality_sha256: str
     precision: str = "float32"
+    sim_seconds: float = 0.0
 
     def write(self, directory: Path) -> None:
         """Writes `summary.json`, whole."""
@@ -171,6 +172,7 @@ def summarise(
         metrics_sha256=metrics.sha256,
         quality_sha256=quality.sha256,
         precision=experiment.local.precision,
+        sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in books.metrics.rounds()), default=0.0),
     )
 
 

@@ -15,7 +15,7 @@ from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.federation.merge import MergeOrder, merged
 from fedphd_ray.federation.schedule import Schedule
 from fedphd_ray.forecast import forecast
-from fedphd_ray.plans import Aggregation, Contribution, RoundPlan
+from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud
@@ -42,7 +42,7 @@ class Stale(Schedule):
         plan = super().plan(round, *known)
         return plan if round < 3 else replace(plan, aggregations=tuple(map(self.late, plan.aggregations, [round] * 9)))
 
-    def oldest_version(self, round: int) -> int:
+    def oldest_version(self, round: int, memory: Memory) -> int:
         return round - 2
 
     def late(self, aggregation: Aggregation, round: int) -> Aggregation:
@@ -60,7 +60,7 @@ class LateEdge(Schedule):
         plan = super().plan(round, *known)
         return replace(plan, aggregations=tuple(self.late(each, round) for each in plan.aggregations))
 
-    def oldest_version(self, round: int) -> int:
+    def oldest_version(self, round: int, memory: Memory) -> int:
         return round - 1
 
     def late(self, aggregation: Aggregation, round: int) -> Aggregation:
@@ -85,8 +85,8 @@ class Nobody(Schedule):
 class Curious(Schedule):
     """Of the clients that are drawn, those take part of whom nothing is known, and the two with the greatest last losses."""
 
-    def plan(self, round, strategy, population, edges, memory):
-        plan = super().plan(round, strategy, population, edges, memory)
+    def plan(self, round, strategy, population, edges, memory, workload):
+        plan = super().plan(round, strategy, population, edges, memory, workload)
         losses = memory.get("losses", np.full(6, np.inf))
         drawn = sorted(plan.edge_of, key=lambda client: -losses[client])
         chosen = {client for place, client in enumerate(drawn) if place < 2 or np.isinf(losses[client])}
@@ -97,7 +97,7 @@ class Curious(Schedule):
 
         return replace(plan, aggregations=tuple(map(some, plan.aggregations)))
 
-    def remember(self, memory, reports):
+    def remember(self, plan, memory, reports):
         losses = memory.get("losses", np.full(6, np.inf)).copy()
         for report in reports:
             losses[report.client] = report.loss

@@ -1,0 +1,265 @@
+"""The devices of a federation: named classes with shares, or a table; drawn once per client, keyed by the seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from fedphd_ray.devices.availability import Always, Availability, Share
+from fedphd_ray.devices.quantities import Positive, Quantity, draw
+from fedphd_ray.devices.tables import read_columns
+from fedphd_ray.errors import ConfigError
+from fedphd_ray.files import absolute
+from fedphd_ray.sections import Section
+from fedphd_ray.seeds import Purpose, numpy_rng
+
+MBIT, GIB = 1e6, float(2**30)
+NUMBERS = ("macs_per_second", "memory_gib", "download_mbps", "upload_mbps", "latency_ms")
+FEDSCALE = ("computation", "communication")
+
+
+class DeviceClass(Section):
+    """A kind of device.
+
+    Attributes:
+        name: as tables and pictures call it.
+        share: of the clients that are of this kind; shares are divided by their sum.
+        macs_per_second: multiply-accumulates while it trains.
+        memory_gib: for training; a client whose network does not fit is not asked.
+        download_mbps: towards it, in Mbit/s.
+        upload_mbps: from it.
+        latency_ms: before the first byte of every message, in milliseconds.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$", max_length=40)]
+    share: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    macs_per_second: Quantity
+    memory_gib: Quantity = 1e6
+    download_mbps: Quantity
+    upload_mbps: Quantity
+    latency_ms: Quantity = 20.0
+
+
+class EdgeLinks(Section):
+    """What edges have.
+
+    Attributes:
+        rate_mbps: shared by the clients that receive from an edge at the same time, and again by those that send to it, max-min
+            fairly; null for no limit.
+        download_mbps: from its parent to an edge (or any other node), in Mbit/s.
+        upload_mbps: from a node to its parent.
+        latency_ms: before the first byte of every message between nodes.
+    """
+
+    rate_mbps: Quantity | None = None
+    download_mbps: Quantity = 1000.0
+    upload_mbps: Quantity = 1000.0
+    latency_ms: Quantity = 10.0
+
+
+class Dropout(Section):
+    """Probabilities that a client is gone in a round before it has trained, and before its update has arrived."""
+
+    training: Share = 0.0
+    upload: Share = 0.0
+
+
+def _log_normal(median: float, sigma: float) -> dict[str, object]:
+    return {"distribution": "log_normal", "median": median, "sigma": sigma}
+
+
+PHONES: list[dict[str, object]] = [
+    {
+        "name": name,
+        "share": share,
+        "macs_per_second": _log_normal(speed, 0.4),
+        "memory_gib": memory,
+        "download_mbps": _log_normal(40, 0.6),
+        "upload_mbps": _log_normal(10, 0.6),
+        "latency_ms": 50,
+    }
+    for name, share, speed, memory in [("old phone", 0.2, 4e8, 2), ("phone", 0.6, 2e9, 4), ("new phone", 0.2, 1.4e10, 8)]
+]
+"""Shares, ratios of speed and memory: deciles of the FP32 scores and RAM of 333 phones in AI-Benchmark's table of 2020 (15 : 100
+: 700). The 2e9 MACs per second of the phone in the middle and the mobile rates are assumptions."""
+LAPTOPS: list[dict[str, object]] = [
+    {
+        "name": "laptop",
+        "macs_per_second": _log_normal(3e10, 0.5),
+        "memory_gib": 8,
+        "download_mbps": _log_normal(210, 0.4),
+        "upload_mbps": _log_normal(55, 0.6),
+        "latency_ms": 20,
+    }
+]
+"""Rates: medians of 18 countries in Speedtest's global index (fixed lines). 3e10 MACs per second is about what two cores with
+AVX-512 reach in this program (docs/performance.md); its spread is an assumption."""
+HOSPITAL: list[dict[str, object]] = [
+    {
+        "name": "workstation",
+        "macs_per_second": _log_normal(3e12, 0.3),
+        "memory_gib": 24,
+        "download_mbps": 1000,
+        "upload_mbps": 1000,
+        "latency_ms": 10,
+    }
+]
+"""Assumptions: one GPU with 24 GB at a fifth of its nominal speed, and a gigabit line."""
+PRESETS: Mapping[str, list[dict[str, object]]] = MappingProxyType(
+    {
+        "phones": PHONES,
+        "laptops": LAPTOPS,
+        "hospital": HOSPITAL,
+        "mixed": [*PHONES, {**LAPTOPS[0], "share": 0.8}, {**HOSPITAL[0], "share": 0.2}],
+    }
+)
+
+
+class DevicesConfig(Section):
+    """Devices and links of all clients and edges: simulated, so that nothing waits for them.
+
+    Attributes:
+        preset: named classes with figures from stated sources: `phones`, `laptops`, `hospital`, `mixed`.
+        classes: your own kinds of device.
+        path: or a table of devices, CSV or Parquet, from which each client draws a row; see `docs/heterogeneity.md`.
+        reference_macs: MACs behind a FedScale table's `computation` (milliseconds for one image).
+        edges: rates of edges, and of the links above them.
+        availability: who is there in a round.
+        dropout: who leaves in the middle of one.
+    """
+
+    preset: Literal["phones", "laptops", "hospital", "mixed"] | None = None
+    classes: Annotated[tuple[DeviceClass, ...], Field(max_length=100)] = ()
+    path: str | None = None
+    reference_macs: Positive = 3.0e8
+    edges: EdgeLinks = EdgeLinks()
+    availability: Availability = Always()
+    dropout: Dropout = Dropout()
+
+    @field_validator("path")
+    @classmethod
+    def _same_everywhere(cls, path: str | None) -> str | None:
+        return None if path is None else absolute(path)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name in ("preset", "classes", "path") if getattr(self, name)]
+        if len(given) != 1:
+            raise ConfigError(
+                "devices",
+                expected="one of preset, classes and path",
+                found=" and ".join(given) or "none of them",
+                remedy="for example devices: {preset: phones}",
+            )
+        return self
+
+    def build(self, num_clients: int, num_nodes: int, seed: int) -> "Devices":
+        """Draws everything.
+
+        Args:
+            num_clients: registered clients.
+            num_nodes: aggregators below the cloud.
+            seed: of the run.
+
+        Raises:
+            DataError: the table cannot be read.
+        """
+        rng = numpy_rng(seed, Purpose.DEVICES)
+        kinds, numbers = self._from_table(rng, num_clients) if self.path is not None else self._from_classes(rng, num_clients)
+        edges, unlimited = self.edges, np.full(num_nodes, np.inf)
+        rate = unlimited if edges.rate_mbps is None else MBIT * draw(edges.rate_mbps, rng, num_nodes)
+        return Devices(
+            kinds=kinds,
+            speed=numbers["macs_per_second"],
+            memory_bytes=GIB * numbers["memory_gib"],
+            download=MBIT * numbers["download_mbps"],
+            upload=MBIT * numbers["upload_mbps"],
+            latency=1e-3 * numbers["latency_ms"],
+            node_rate=rate,
+            node_download=MBIT * draw(edges.download_mbps, rng, num_nodes),
+            node_upload=MBIT * draw(edges.upload_mbps, rng, num_nodes),
+            node_latency=1e-3 * draw(edges.latency_ms, rng, num_nodes),
+            availability=self.availability,
+            dropout=self.dropout,
+            seed=seed,
+        )
+
+    def _from_classes(self, rng: np.random.Generator, num: int) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]:
+        classes = self.classes or tuple(DeviceClass.model_validate(own) for own in PRESETS[str(self.preset)])
+        shares = np.array([own.share for own in classes])
+        chosen = rng.choice(len(classes), num, p=shares / shares.sum())
+        numbers = {name: np.zeros(num) for name in NUMBERS}
+        for index, own in enumerate(classes):
+            for name in NUMBERS:  # all draw for everybody: another share moves nobody else's figures
+                numbers[name] = np.where(chosen == index, draw(getattr(own, name), rng, num), numbers[name])
+        return tuple(classes[index].name for index in chosen), numbers
+
+    def _from_table(self, rng: np.random.Generator, num: int) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]:
+        """FedScale's table has milliseconds per image and one rate in kbit/s; ours has `NUMBERS`, two of them optional."""
+        path = Path(str(self.path))
+        columns, rows = read_columns(path, (), (*NUMBERS, *FEDSCALE))
+        if all(name in columns for name in FEDSCALE):
+            columns = {
+                "macs_per_second": self.reference_macs / (1e-3 * columns["computation"]),
+                "download_mbps": 1e-3 * columns["communication"],
+                "upload_mbps": 1e-3 * columns["communication"],
+            }
+        else:
+            columns, rows = read_columns(path, ("macs_per_second", "download_mbps", "upload_mbps"), NUMBERS)
+        chosen = rng.integers(0, len(rows), num)
+        usual = {"memory_gib": 1e6, "latency_ms": 20.0}
+        numbers = {name: columns[name][chosen] if name in columns else np.full(num, usual[name]) for name in NUMBERS}
+        return tuple(str(rows[row].get("class") or "table") for row in chosen), numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Devices:
+    """What was drawn. Rates in bit/s, latencies in seconds, per client [num_clients] and per node below the cloud [num_nodes].
+
+    Attributes:
+        kinds: class of each client's device.
+        speed: multiply-accumulates per second.
+        memory_bytes: of a client.
+        download: towards a client.
+        upload: from it.
+        latency: of each of its messages.
+        node_rate: of an edge, shared among its clients.
+        node_download: from its parent.
+        node_upload: to its parent.
+        node_latency: between the two.
+        availability: who is there.
+        dropout: who leaves.
+        seed: of the run.
+    """
+
+    kinds: tuple[str, ...]
+    speed: NDArray[np.float64]
+    memory_bytes: NDArray[np.float64]
+    download: NDArray[np.float64]
+    upload: NDArray[np.float64]
+    latency: NDArray[np.float64]
+    node_rate: NDArray[np.float64]
+    node_download: NDArray[np.float64]
+    node_upload: NDArray[np.float64]
+    node_latency: NDArray[np.float64]
+    availability: Availability = field(default_factory=Always)
+    dropout: Dropout = field(default_factory=Dropout)
+    seed: int = 0
+
+    def present(self, round: int, num_regions: int) -> NDArray[np.bool_]:
+        """Who is there in a round [num_clients]."""
+        return self.availability.present(round, len(self.kinds), num_regions, self.seed)
+
+    def leaves(self, round: int, client: int) -> tuple[str, float] | None:
+        """Whether a client that begins in a round will leave: while it trains or sends, and after which share of that."""
+        if not (self.dropout.training or self.dropout.upload):
+            return None
+        first, second, share = numpy_rng(self.seed, Purpose.DROPOUT, round, client).random(3)
+        if first < self.dropout.training:
+            return "training", float(share)
+        return ("upload", float(share)) if second < self.dropout.upload else None

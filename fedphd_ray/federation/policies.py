@@ -1,0 +1,133 @@
+"""Whose updates a round takes, where clients are not equally fast. Pure: from simulated times to who is in, and when it ends.
+
+A synchronous policy says how many clients are asked and, once it is known when each would be done, when each edge's round ends
+and whose updates are used. Clients that are not done by then are told to stop.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from fedphd_ray.devices.simulation import Job
+from fedphd_ray.sections import Section
+
+Seconds = Annotated[float, Field(gt=0, le=1e12)]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Clients whose updates are used, and when each edge's round ends."""
+
+    used: frozenset[int]
+    ends: Mapping[int, float]
+
+
+class Wait(Section):
+    """For everybody who was asked: the slowest decides how long a round takes."""
+
+    name: Literal["wait"] = "wait"
+
+    def asks(self, wanted: int) -> int:
+        """How many clients are asked where so many are wanted."""
+        return wanted
+
+    def settle(self, jobs: Sequence[Job], begins: Mapping[int, float], wanted: int) -> Settled:
+        """Who is in, and when it ends.
+
+        Args:
+            jobs: of everybody asked, done or gone.
+            begins: when each edge's round began.
+            wanted: updates, over all edges.
+        """
+        return Settled(
+            frozenset(job.client for job in jobs if not job.gone),
+            {edge: max(job.since for job in own) for edge, own in _by_edge(jobs).items()},
+        )
+
+
+class Deadline(Section):
+    """For so many seconds at every edge, or until it has its least number of updates; or until nobody is left to wait for.
+
+    Attributes:
+        seconds: simulated, from when an edge's round begins.
+        least_updates: an edge waits longer until it has as many.
+    """
+
+    name: Literal["deadline"]
+    seconds: Seconds
+    least_updates: NonNegativeInt = 0
+
+    def asks(self, wanted: int) -> int:
+        """See `Wait`."""
+        return wanted
+
+    def settle(self, jobs: Sequence[Job], begins: Mapping[int, float], wanted: int) -> Settled:
+        """See `Wait`."""
+        used: set[int] = set()
+        ends: dict[int, float] = {}
+        for edge, own in _by_edge(jobs).items():
+            arrivals = sorted(job.since for job in own if not job.gone)
+            last, due = max(job.since for job in own), begins[edge] + self.seconds
+            if len([seconds for seconds in arrivals if seconds <= due]) < self.least_updates:
+                due = arrivals[self.least_updates - 1] if len(arrivals) >= self.least_updates else last
+            ends[edge] = min(last, due)
+            used |= {job.client for job in own if not job.gone and job.since <= ends[edge]}
+        return Settled(frozenset(used), ends)
+
+
+class OverSelect(Section):
+    """Asks `extra` clients more than are wanted, and takes those who are done first, over all edges (Bonawitz et al. 2019)."""
+
+    name: Literal["over_select"]
+    extra: PositiveInt
+
+    def asks(self, wanted: int) -> int:
+        """See `Wait`."""
+        return wanted + self.extra
+
+    def settle(self, jobs: Sequence[Job], begins: Mapping[int, float], wanted: int) -> Settled:
+        """See `Wait`. Of those who are done at the same moment the ones with lower numbers are taken."""
+        first = sorted((job.since, job.client) for job in jobs if not job.gone)[:wanted]
+        used = frozenset(client for _, client in first)
+        over = first[-1][0] if len(first) == wanted else max(job.since for job in jobs)
+        ends = {}
+        for edge, own in _by_edge(jobs).items():
+            waiting = any(job.client not in used and job.since > over for job in own)
+            ends[edge] = over if waiting else min(over, max(job.since for job in own))
+        return Settled(used, ends)
+
+
+class Buffered(Section):
+    """Nobody waits for anybody: an edge aggregates when it has `size` updates, whichever model they started from.
+
+    Nguyen et al.: "Federated Learning with Buffered Asynchronous Aggregation", 2022 (FedBuff), with edges as servers. A round is
+    one aggregation at one edge. `clients_per_round` clients are at work all the time: who is done is followed by another at once.
+
+    Attributes:
+        size: updates in a buffer, K_b.
+        staleness_exponent: an update that began s aggregations of its edge ago counts 1 / (1 + s)^a.
+        most_stale: one that began earlier is not used.
+    """
+
+    name: Literal["buffered"]
+    size: PositiveInt
+    staleness_exponent: Annotated[float, Field(ge=0, le=100)] = 0.5
+    most_stale: Annotated[int, Field(ge=0, le=1000)] = 20
+
+    def factor(self, staleness: int) -> float:
+        """On the weight of an update."""
+        return float((1 + staleness) ** -self.staleness_exponent)
+
+
+Synchronous = Wait | Deadline | OverSelect
+Policy = Annotated[Wait | Deadline | OverSelect | Buffered, Field(discriminator="name")]
+
+
+def _by_edge(jobs: Sequence[Job]) -> dict[int, list[Job]]:
+    found = defaultdict(list)
+    for job in jobs:
+        found[job.edge].append(job)
+    return found

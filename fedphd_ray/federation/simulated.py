@@ -1,0 +1,148 @@
+"""Round plans where clients differ: who would be done when is known before anybody trains, so that plans stay pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedphd_ray.devices.profiles import Devices
+from fedphd_ray.devices.simulation import Job, Simulation
+from fedphd_ray.federation.clock import Clock
+from fedphd_ray.federation.policies import Buffered, Synchronous
+from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.workload import Workload
+from fedphd_ray.plans import Flight, Memory, RoundPlan
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics
+from fedphd_ray.strategies import Strategy
+
+CLOCK = "clock"
+
+
+class SimulatedSchedule(Schedule):
+    """Plans rounds of simulated devices that are synchronous: whoever is asked begins when his edge does.
+
+    Args:
+        config: see `Schedule`.
+        hierarchy: see `Schedule`.
+        seed: see `Schedule`.
+        prune_rounds: see `Schedule`.
+        devices: of all clients and nodes.
+        policy: whose updates are used.
+    """
+
+    def __init__(
+        self,
+        config: ScheduleConfig,
+        hierarchy: HierarchyConfig,
+        seed: int,
+        prune_rounds: Sequence[int],
+        devices: Devices,
+        policy: Synchronous,
+    ) -> None:
+        super().__init__(config, hierarchy, seed, prune_rounds)
+        self._devices, self._policy = devices, policy
+
+    def plan(
+        self,
+        round: int,
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        memory: Memory = MappingProxyType({}),
+        workload: Workload | None = None,
+    ) -> RoundPlan:
+        """See `Schedule.plan`."""
+        assert workload is not None, "times follow from sizes"
+        clock = Clock(self._devices, self.topology, memory.get(CLOCK))
+        num = self._policy.asks(self.cohort_size)
+        drawn = self.drawn(round, strategy, population, edges, num, self._there(round, workload))
+        if drawn.edge_of:
+            clock.hand_down(workload)
+        flights = self._fly(drawn, workload, clock)
+        used = {flight.client: flight.edge for flight in flights if not flight.fate}
+        plan = replace(drawn, aggregations=tuple(self._aggregations(round, used)), flights=flights)
+        return self._closed(plan, workload, clock)
+
+    def _there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
+        """Who can be asked: is there, and can hold the network."""
+        fits = self._devices.memory_bytes >= workload.cost.memory_bytes
+        return self._devices.present(round, len(self.topology.aggregators)) & fits
+
+    def _job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float) -> Job:
+        devices, parts = self._devices, plan.reported_parts.get(client)
+        return Job(
+            client=client,
+            edge=edge,
+            version=plan.round,
+            starts=starts,
+            latency=float(devices.latency[client]),
+            download=(workload.download_bytes(client), float(devices.download[client])),
+            work=workload.work(client) / float(devices.speed[client]),
+            upload=(workload.upload_bytes(parts), float(devices.upload[client])),
+            leaves=devices.leaves(plan.round, client),
+        )
+
+    def _fly(self, plan: RoundPlan, workload: Workload, clock: Clock) -> tuple[Flight, ...]:
+        """Everybody to his end, and then, where the policy ends a round before that, until then."""
+        begins = {edge: clock.edge(edge) for edge in plan.edge_of.values()}
+
+        def jobs() -> list[Job]:
+            return [self._job(client, edge, plan, workload, begins[edge]) for client, edge in plan.edge_of.items()]
+
+        if not begins:
+            return ()
+        done = _finished(self._simulation(), jobs())
+        settled = self._policy.settle(done, begins, self.cohort_size)
+        clock.ends(settled.ends)
+        if any(job.since > settled.ends[job.edge] for job in done):
+            done = _finished(self._simulation(), jobs(), settled.ends)
+        return tuple(job.flight(self._fate(job, settled.used, settled.ends)) for job in sorted(done, key=lambda job: job.client))
+
+    def _simulation(self) -> Simulation:
+        return Simulation(self._devices.node_rate.tolist())
+
+    def _fate(self, job: Job, used: frozenset[int], ends: Mapping[int, float]) -> str:
+        if job.client in used:
+            return ""
+        if job.gone:
+            return "gone"
+        return "surplus" if self._policy.asks(self.cohort_size) > self.cohort_size else "late"
+
+    def _closed(self, plan: RoundPlan, workload: Workload, clock: Clock) -> RoundPlan:
+        """With what happens above the edges, and the time when all of it is over."""
+        holding = [list(level) for level in workload.holding]
+        if plan.asked:
+            holding = [[True] * len(level) for level in holding]
+        num_bytes = workload.sent_up_bytes() if plan.at(1) else 0
+        for level in range(1, self.topology.depth + 1):
+            for each in plan.at(level):
+                children = [one.sender for one in each.contributions if holding[level - 1][one.sender]]
+                clock.send_up(level, each.node, children, num_bytes)
+        return replace(plan, memory={**plan.memory, CLOCK: clock.seconds}, sim_seconds=clock.now)
+
+
+def _finished(simulation: Simulation, jobs: Sequence[Job], ends: Mapping[int, float] = MappingProxyType({})) -> list[Job]:
+    """All jobs at their ends, or where they are at the ends of their edges' rounds."""
+    for job in jobs:
+        simulation.start(job)
+    for edge, limit in sorted(ends.items(), key=lambda item: item[1]):
+        while simulation.next(limit)[1]:
+            pass
+        for job in [job for job in simulation.jobs if job.edge == edge]:
+            simulation.stop(job, limit)
+    while simulation.next()[1]:
+        pass
+    return list(jobs)
+
+
+def planner(
+    config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int], devices: Devices | None
+) -> Schedule:
+    """The planner of a configuration."""
+    if devices is None:
+        return Schedule(config, hierarchy, seed, prune_rounds)
+    assert not isinstance(config.policy, Buffered)
+    return SimulatedSchedule(config, hierarchy, seed, prune_rounds, devices, config.policy)
