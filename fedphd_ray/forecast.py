@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.export import export_stock, opener
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.federation.links import Link, Message, model_bytes
@@ -38,6 +39,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Simulated:
+    """What devices and links do to a run.
+
+    Attributes:
+        devices: as they were drawn.
+        flights: per round, of everybody whose work ended in it.
+        seconds: simulated, of the whole run.
+    """
+
+    devices: Devices
+    flights: tuple[tuple[Flight, ...], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Forecast:
     """Quantities of a run before it starts.
 
@@ -51,6 +67,7 @@ class Forecast:
         rounds: of the run.
         syncs: number of aggregations at the cloud.
         host_memory_bytes: estimate for one host process.
+        simulated: where devices are.
     """
 
     label_counts: NDArray[np.int64]
@@ -62,6 +79,7 @@ class Forecast:
     rounds: int
     syncs: int
     host_memory_bytes: int
+    simulated: Simulated | None = None
 
     @property
     def params_removed(self) -> float:
@@ -97,6 +115,7 @@ def forecast(experiment: Experiment) -> Forecast:
         rounds=experiment.schedule.rounds,
         syncs=syncs,
         host_memory_bytes=experiment.demand(model_bytes(dense.params)).host_bytes,
+        simulated=traffic.simulated,
     )
 
 
@@ -141,8 +160,8 @@ class _Traffic:
         self._worked: list[set[int]] = [set() for _ in self._holds]
         self._syncs = 0
         self._memory: Memory = {}
-        self.flights: list[tuple[Flight, ...]] = []
-        self.sim_seconds: list[float] = []
+        self._flights: list[tuple[Flight, ...]] = []
+        self._seconds = 0.0
 
     def replay(self) -> tuple[dict[str, int], int]:
         """Bytes by hop, and the number of synchronisations."""
@@ -160,12 +179,18 @@ class _Traffic:
                 edges[edge] = edges[edge].merge(population.label_counts[clients].sum(axis=0))
             for child in self._count_up(plan):
                 edges[child] = edges[child].reset()
-            self.flights.append(plan.flights)
-            self.sim_seconds.append(plan.sim_seconds)
+            self._flights.append(plan.flights)
+            self._seconds = plan.sim_seconds
             if plan.prunes:
                 self._version += 1
                 self._owed = set(self._with_state)
         return {str(hop): self._bytes[hop] for hop in schedule.topology.hops if hop in self._bytes}, self._syncs
+
+    @property
+    def simulated(self) -> Simulated | None:
+        """What was replayed, where devices are simulated."""
+        devices = self._experiment.devices
+        return None if devices is None else Simulated(devices, tuple(self._flights), self._seconds)
 
     def _workload(self) -> Workload:
         experiment, sizes = self._experiment, self._experiment.population.num_samples

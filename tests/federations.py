@@ -1,5 +1,6 @@
 """Small federations for tests, and one way to run them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -165,6 +166,13 @@ def federate(
         state = cloud.run(cloud.begin())
     rows = (row | {"hop": Hop(row["hop"]), "kind": Kind(row["kind"])} for row in ledger.unwritten.to_pylist())
     return Outcome(state, tuple(Transfer(**row) for row in rows), recorder.rounds)
+
+
+def sums_by_hop(outcome: Outcome) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for row in outcome.transfers:
+        sums[row.hop] += row.num_bytes
+    return sums
 
 
 def first_sendings(transfers: Sequence[Transfer]) -> list[Transfer]:

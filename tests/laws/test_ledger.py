@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from federations import FLAT, METHODS, Outcome, federate, method, outcome_of, shapes, tiny
+from federations import FLAT, METHODS, Outcome, federate, method, outcome_of, shapes, sums_by_hop, tiny
 
 from fedphd_ray.config import Config
 from fedphd_ray.forecast import forecast
@@ -14,13 +14,6 @@ FEDAVG = {"strategy": {"name": "fedavg"}}
 
 def num_bytes(outcome: Outcome, hop: str, kind: str = "model") -> int:
     return sum(row.num_bytes for row in outcome.transfers if row.hop == hop and row.kind == kind)
-
-
-def sums_by_hop(outcome: Outcome) -> Counter[str]:
-    sums: Counter[str] = Counter()
-    for row in outcome.transfers:
-        sums[row.hop] += row.num_bytes
-    return sums
 
 
 def test_hierarchical_fedavg_has_its_closed_form() -> None:

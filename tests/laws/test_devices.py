@@ -1,0 +1,199 @@
+"""Simulated devices: times as hands compute them, the same everywhere, foretold to the byte, and nothing else is changed."""
+
+import math
+import shutil
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+from federations import FLAT, Outcome, Recorder, federate, method, reference, sums_by_hop, tiny
+
+from fedphd_ray.config import Config
+from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.forecast import forecast
+from fedphd_ray.records import Kind
+from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
+
+EQUAL = {"name": "equal", "macs_per_second": 1e9, "download_mbps": 50, "upload_mbps": 10}
+SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbps": 5, "upload_mbps": 1, "latency_ms": 100}
+MIXED = {
+    "classes": [EQUAL, SLOW],
+    "edges": {"rate_mbps": 20},
+    "availability": {"name": "markov", "leave": 0.3, "join": 0.6},
+    "dropout": {"training": 0.1, "upload": 0.15},
+}
+POLICIES: dict[str, dict[str, object]] = {
+    "wait": {"name": "wait"},
+    "deadline": {"name": "deadline", "seconds": 2.5, "least_updates": 1},
+    "over_select": {"name": "over_select", "extra": 2},
+}
+
+
+def mixed(policy: str, name: str = "fedphd", **sections: object) -> Config:
+    schedule = {"rounds": 6, "clients_per_round": 2 if policy == "over_select" else 4, "policy": POLICIES[policy]}
+    return method(name, devices=MIXED, **{"schedule": schedule, **sections})
+
+
+@cache
+def in_one_process(policy: str) -> Outcome:
+    return federate(mixed(policy))
+
+
+@pytest.mark.parametrize("name", ["fedphd", "flat fedavg", "scaffold", "feddiffuse usplit", "fedphd with kept moments"])
+def test_equal_devices_change_nothing_but_the_time(name: str) -> None:
+    outcome = federate(method(name, devices={"classes": [EQUAL]}))
+    assert outcome.sha256 == reference(name)
+    seconds = [record.sim_seconds for record in outcome.records]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+    assert all(transfer.sim_seconds > 0 for transfer in outcome.transfers)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_something_happens_in_these_federations(policy: str) -> None:
+    """Else the laws below would not mean much."""
+    outcome = in_one_process(policy)
+    fates = Counter(fate for record in outcome.records for fate in record.unused.values())
+    assert fates["gone"] > 0
+    assert {"wait": "gone", "deadline": "late", "over_select": "surplus"}[policy] in fates
+    assert any(transfer.lost for transfer in outcome.transfers)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("placement", [Placement(1, False, ""), Placement(3, False, ""), Placement(6, True, "")])
+def test_same_bits_and_times_everywhere(policy: str, placement: Placement, actor_pool: ActorPool) -> None:
+    chosen, one = mixed(policy), in_one_process(policy)
+    there = federate(chosen, RayBackend(chosen.build().host_setup(), placement, chosen.runtime, actor_pool))
+    assert there.sha256 == one.sha256
+    assert [(r.sim_seconds, r.unused, r.participants) for r in there.records] == [
+        (r.sim_seconds, r.unused, r.participants) for r in one.records
+    ]
+    assert sorted(there.transfers) == sorted(one.transfers)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["fedphd", "flat fedavg", "scaffold", "feddiffuse usplit", "fedphd with kept moments"])
+def test_forecast_equals_the_ledger_losses_included(policy: str, name: str) -> None:
+    chosen = mixed(policy, name)
+    outcome = federate(chosen)
+    assert any(transfer.lost for transfer in outcome.transfers)
+    cost = forecast(chosen.build())
+    assert cost.bytes_by_hop == sums_by_hop(outcome)
+    assert cost.simulated is not None
+    assert cost.simulated.seconds == outcome.records[-1].sim_seconds
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_resumed_run_has_the_same_clock_and_books(policy: str, tmp_path: Path) -> None:
+    config = mixed(policy, checkpoint={"every": 1, "keep": 9})
+    whole = runs.run(config.build(), tmp_path / "whole", Recorder())
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for round in (4, 5, 6):
+        shutil.rmtree(tmp_path / f"cut/checkpoints/round-{round:06d}")
+    (tmp_path / "cut/summary.json").unlink()
+    resumed = runs.resume(config.build(), tmp_path / "cut", Recorder())
+    assert resumed.model_sha256 == whole.model_sha256
+    assert resumed.sim_seconds == whole.sim_seconds > 0
+    assert read_ledger(tmp_path / "cut/ledger").equals(read_ledger(tmp_path / "whole/ledger"))
+
+
+# Times as hands compute them. The model takes 1 s down and 2 s up on every client's own link, training t seconds on client t.
+
+
+def three_clients(policy: dict[str, object], edge_rate: float | None, **devices: object) -> Outcome:
+    """Clients 0 and 2 at edge 0, client 1 at edge 1; the cloud is reached in 0.5 s either way."""
+    base = {"rounds": 1, "clients_per_round": 3, "policy": policy}
+    data = {**tiny().model_dump(mode="json")["data"], "num_clients": 3, "partition": {"name": "iid"}}
+    plain = tiny(strategy={"name": "fedavg"}, data=data, schedule={**base, "policy": {"name": "wait"}}, pruning=NO_PRUNING)
+    params = forecast(plain.build()).dense.params
+    mbps = 8 * 4 * params / 1e6  # the model in a second
+    macs = plain.model_copy(update={"devices": None}).build().costs[0].macs * 3 * 40  # 40 images each
+    links = {"download_mbps": 2 * mbps, "upload_mbps": 2 * mbps, "latency_ms": 1e-9}
+    device = {"name": "x", "macs_per_second": macs / 4, "download_mbps": mbps, "upload_mbps": mbps / 2, "latency_ms": 1e-9}
+    shared = {} if edge_rate is None else {"rate_mbps": edge_rate * mbps}
+    section = {"classes": [device], "edges": links | shared, **devices}
+    return federate(tiny(strategy={"name": "fedavg"}, data=data, schedule=base, pruning=NO_PRUNING, devices=section))
+
+
+NO_PRUNING = {"mode": "none", "round": None}
+WAIT: dict[str, object] = {"name": "wait"}
+
+
+def test_a_round_of_hands() -> None:
+    """0.5 down to the edge, 1 to the client, 4 of training, 2 up, 0.5 to the cloud."""
+    outcome = three_clients(WAIT, None)
+    assert outcome.records[-1].sim_seconds == pytest.approx(8, abs=1e-9)
+    seconds = {(str(row.hop), row.source, row.destination): row.sim_seconds for row in outcome.transfers}
+    assert seconds["edge_to_client", "edge/0", "client/2"] == pytest.approx(1, abs=1e-9)
+    assert seconds["client_to_edge", "client/1", "edge/1"] == pytest.approx(2, abs=1e-9)
+    assert seconds["edge_to_cloud", "edge/1", "cloud"] == pytest.approx(0.5, abs=1e-9)
+
+
+def test_a_round_of_hands_with_contention() -> None:
+    """Edge 0 has 0.8 of a model a second: its two clients receive at 0.4, in 2.5 s, and send at 0.4 instead of 0.5."""
+    outcome = three_clients(WAIT, 0.8)
+    assert outcome.records[-1].sim_seconds == pytest.approx(0.5 + 2.5 + 4 + 2.5 + 0.5, abs=1e-9)
+    seconds = {(str(row.hop), row.source): row.sim_seconds for row in outcome.transfers}
+    assert seconds["client_to_edge", "client/0"] == pytest.approx(2.5, abs=1e-9)
+    assert seconds["client_to_edge", "client/1"] == pytest.approx(2, abs=1e-9)
+
+
+def test_a_round_of_hands_with_a_deadline() -> None:
+    """Edge 1 has its update after 7 s; those of edge 0 are sent in part: from 6.5 to 8, 0.6 of a model each at 0.4 a second."""
+    outcome = three_clients({"name": "deadline", "seconds": 8.0}, 0.8)
+    record = outcome.records[-1]
+    assert record.unused == {0: "late", 2: "late"}
+    assert record.sim_seconds == pytest.approx(0.5 + 8 + 0.5, abs=1e-9)
+    lost = [row for row in outcome.transfers if row.lost and row.hop == "client_to_edge"]
+    whole = next(row.num_bytes for row in outcome.transfers if row.kind == Kind.MODEL and not row.lost)
+    assert {row.source for row in lost} == {"client/0", "client/2"}
+    assert [row.num_bytes for row in lost] == [pytest.approx(0.6 * whole, abs=1)] * 2
+    assert [row.sim_seconds for row in lost] == [pytest.approx(1.5, abs=1e-9)] * 2
+
+
+def test_a_deadline_with_a_least_number_waits_for_it() -> None:
+    outcome = three_clients({"name": "deadline", "seconds": 3.0, "least_updates": 1}, None)
+    assert not outcome.records[-1].unused  # the two of edge 0 are done at the same moment
+    assert outcome.records[-1].sim_seconds == pytest.approx(8, abs=1e-9)
+
+
+# Extremes
+
+
+@pytest.mark.parametrize("hierarchy", [FLAT, {"num_edges": 2, "cloud_period": 2}], ids=["flat", "edges"])
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {"classes": [EQUAL], "availability": {"name": "bernoulli", "probability": 0.0}},
+        {"classes": [EQUAL], "dropout": {"training": 1.0}},
+        {"classes": [{**EQUAL, "memory_gib": 1e-6}]},
+    ],
+    ids=["nobody is there", "everybody leaves", "too small"],
+)
+def test_rounds_without_anybody(devices: dict[str, object], hierarchy: dict[str, object]) -> None:
+    config = tiny(strategy={"name": "fedavg"}, devices=devices, hierarchy=hierarchy, pruning=NO_PRUNING)
+    outcome = federate(config)
+    assert [record.participants for record in outcome.records] == [{}] * 4
+    assert all(row.lost or not row.hop.touches_client for row in outcome.transfers)
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+def test_everybody_is_late() -> None:
+    policy = {"name": "deadline", "seconds": 1e-6}
+    outcome = federate(tiny(devices={"classes": [EQUAL]}, schedule={"policy": policy}, pruning=NO_PRUNING))
+    assert [record.participants for record in outcome.records] == [{}] * 4
+    assert all(len(record.unused) == 4 for record in outcome.records)
+    assert math.isfinite(outcome.records[-1].sim_seconds)
+
+
+def test_a_device_that_is_too_small_is_asked_after_the_pruning() -> None:
+    dense, pruned = (cost.memory_bytes for cost in tiny().build().costs)
+    assert pruned < dense
+    gib = (dense + pruned) / 2 / 2**30
+    outcome = federate(tiny(devices={"classes": [{**EQUAL, "memory_gib": gib}]}))
+    assert [len(record.participants) for record in outcome.records] == [0, 0, 4, 4]
