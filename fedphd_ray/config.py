@@ -16,6 +16,7 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_proce
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.policies import Buffered
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
 from fedphd_ray.population import ClientRows
@@ -118,6 +119,14 @@ class Config(Section):
                 expected="wait, where there is no section devices: nobody is late",
                 found=self.schedule.policy.name,
                 remedy="for example devices: {preset: phones}",
+            )
+        pairs = self.strategy.reported_parts(range(4), numpy_rng(self.seed, Purpose.REPORTED_PARTS))
+        if isinstance(self.schedule.policy, Buffered) and pairs:
+            raise ConfigError(
+                "schedule.policy",
+                expected="a policy with rounds, where the clients of a round share the parts of the model among themselves",
+                found=self.schedule.policy.name,
+                remedy="take another policy, or another mode of the strategy",
             )
 
     def _check_cohort(self) -> None:

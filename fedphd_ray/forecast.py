@@ -46,11 +46,13 @@ class Simulated:
         devices: as they were drawn.
         flights: per round, of everybody whose work ended in it.
         seconds: simulated, of the whole run.
+        client_seconds: what each client would take for a round if nobody shared its edge [num_clients], by architecture.
     """
 
     devices: Devices
     flights: tuple[tuple[Flight, ...], ...]
     seconds: float
+    client_seconds: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -190,17 +192,31 @@ class _Traffic:
     def simulated(self) -> Simulated | None:
         """What was replayed, where devices are simulated."""
         devices = self._experiment.devices
-        return None if devices is None else Simulated(devices, tuple(self._flights), self._seconds)
+        if devices is None:
+            return None
+        alone = {"round": self._alone(devices, 0)}
+        if len(self._held) > 1:
+            alone = {"round, dense": alone["round"], "round, pruned": self._alone(devices, len(self._held) - 1)}
+        return Simulated(devices, tuple(self._flights), self._seconds, alone)
 
-    def _workload(self) -> Workload:
+    def _alone(self, devices: Devices, version: int) -> NDArray[np.float64]:
+        """Seconds [num_clients] of a round in one architecture."""
+        workload = self._workload(version)
+        clients = range(self._experiment.population.num_clients)
+        work = np.array([workload.work(client) for client in clients])
+        down, up = workload.download_bytes(0), workload.upload_bytes(None)
+        return np.asarray(2 * devices.latency + 8 * down / devices.download + work / devices.speed + 8 * up / devices.upload)
+
+    def _workload(self, version: int | None = None) -> Workload:
+        version = self._version if version is None else version
         experiment, sizes = self._experiment, self._experiment.population.num_samples
         return Workload(
             strategy=experiment.strategy,
             topology=experiment.topology,
             codec=experiment.codec,
-            held=self._held[self._version],
+            held=self._held[version],
             counts=self._counts,
-            cost=experiment.costs[self._version],
+            cost=experiment.costs[version],
             images=lambda client: experiment.local.images_through(int(sizes[client])),
             known=self._with_state,
             owed=self._owed,

@@ -9,9 +9,10 @@ from pathlib import Path
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.events import Event, Judged, RoundDone, Started
+from fedphd_ray.runtime.events import Event, Judged, Planned, RoundDone, Started
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.progress import RoundRecord
@@ -145,6 +146,7 @@ class Outcome:
     state: RunState
     transfers: tuple[Transfer, ...]
     records: list[RoundRecord]
+    plans: tuple[RoundPlan, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -165,7 +167,8 @@ def federate(
         cloud = Cloud(experiment, backend, observer)
         state = cloud.run(cloud.begin())
     rows = (row | {"hop": Hop(row["hop"]), "kind": Kind(row["kind"])} for row in ledger.unwritten.to_pylist())
-    return Outcome(state, tuple(Transfer(**row) for row in rows), recorder.rounds)
+    plans = tuple(event.plan for event in recorder.events if isinstance(event, Planned))
+    return Outcome(state, tuple(Transfer(**row) for row in rows), recorder.rounds, plans)
 
 
 def sums_by_hop(outcome: Outcome) -> Counter[str]:

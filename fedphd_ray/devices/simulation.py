@@ -7,6 +7,10 @@ same edge in the same direction. Time is a number here, and nothing waits.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedphd_ray.plans import Flight
 
@@ -26,6 +30,7 @@ class Job:
         download: size, and the highest rate in bit/s.
         work: seconds of training.
         upload: size, and the highest rate in bit/s.
+        age: how often its edge had aggregated when it was asked.
         leaves: while `training` or in the `upload`, after which share of it; None for one that stays.
     """
 
@@ -38,6 +43,7 @@ class Job:
     work: float
     upload: tuple[float, float]
     leaves: tuple[str, float] | None = None
+    age: int = 0
     phase: int = -1
     since: float = 0.0
     until: float = math.inf
@@ -93,6 +99,11 @@ class _Shared:
         self._caps.append(cap)
         self._rates = max_min_fair(self._caps, self.capacity)
         self._tell()
+
+    def left(self, job: Job, now: float) -> float:
+        """Bytes that it has still to move."""
+        self.move(now)
+        return max(0.0, self._left[self._jobs.index(job)]) / 8
 
     def leave(self, job: Job, now: float) -> float:
         """One less; the bytes that it had not moved."""
@@ -165,6 +176,31 @@ class Simulation:
             job.sent = self._goal(job) - self._leave(job, now)
         job.phase, job.since = DONE, now
 
+    def as_table(self, now: float, done: Sequence[Job] = ()) -> NDArray[np.float64]:
+        """All jobs as they are, one row each, and some that are over: `of_table` goes on from there."""
+        return np.array([_row(job, self._left(job, now)) for job in [*self.jobs, *done]]).reshape(-1, NUM_COLUMNS)
+
+    @classmethod
+    def of_table(cls, rates: Sequence[float], table: NDArray[np.float64], now: float) -> tuple[Self, list[Job]]:
+        """A simulation as it was at a time, and the jobs that were over."""
+        simulation, done = cls(rates), []
+        for row in table:
+            job, left = _job(row)
+            if job.phase == DONE:
+                done.append(job)
+                continue
+            simulation.jobs.append(job)
+            if job.phase in (DOWNLOAD, UPLOAD) and not math.isinf(rates[job.edge]):
+                message = job.download if job.phase == DOWNLOAD else job.upload
+                simulation._link(job).join(job, left, message[1], now)
+        return simulation, done
+
+    def _left(self, job: Job, now: float) -> float:
+        """Bytes of its message that are still to come, on a shared link."""
+        if job.phase not in (DOWNLOAD, UPLOAD) or math.isinf(self._rates[job.edge]):
+            return 0.0
+        return self._link(job).left(job, now)
+
     def _step(self, job: Job, now: float) -> None:
         """From one phase to the next; a phase of no length is passed at once."""
         match job.phase:
@@ -216,3 +252,40 @@ class Simulation:
         if job.leaves is not None and job.leaves[0] == "upload":
             return job.upload[0] * job.leaves[1]
         return job.upload[0]
+
+
+NUM_COLUMNS = 21
+
+
+def _row(job: Job, left: float) -> list[float]:
+    kind, share = (0, 0.0) if job.leaves is None else (1 + (job.leaves[0] == "upload"), job.leaves[1])
+    marks = (job.marks + [math.nan] * 3)[:3]
+    sizes = [*job.download, job.work, *job.upload]
+    state = [job.phase, job.since, job.until, job.received, job.sent, left]
+    return [job.client, job.edge, job.version, job.age, job.starts, job.latency, *sizes, *(kind, share), *state, *marks[:2]]
+
+
+def _job(row: NDArray[np.float64]) -> tuple[Job, float]:
+    client, edge, version, age, starts, latency, *rest = row.tolist()
+    down, down_rate, work, up, up_rate, kind, share, phase, since, until, received, sent, left, *marks = rest
+    job = Job(
+        client=int(client),
+        edge=int(edge),
+        version=int(version),
+        age=int(age),
+        starts=starts,
+        latency=latency,
+        download=(down, down_rate),
+        work=work,
+        upload=(up, up_rate),
+        leaves=None if not kind else ("upload" if kind == 2 else "training", share),
+        phase=int(phase),
+        since=since,
+        until=until,
+        marks=[mark for mark in marks if not math.isnan(mark)],
+        received=received,
+        sent=sent,
+    )
+    if job.phase == DONE:  # only those are kept whose update is there
+        job.marks.append(since)
+    return job, left

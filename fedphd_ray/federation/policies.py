@@ -30,6 +30,10 @@ class Wait(Section):
 
     name: Literal["wait"] = "wait"
 
+    def describe(self) -> str:
+        """In a few words."""
+        return "rounds wait for everybody"
+
     def asks(self, wanted: int) -> int:
         """How many clients are asked where so many are wanted."""
         return wanted
@@ -60,6 +64,10 @@ class Deadline(Section):
     seconds: Seconds
     least_updates: NonNegativeInt = 0
 
+    def describe(self) -> str:
+        """In a few words."""
+        return f"rounds end after {self.seconds:g} s"
+
     def asks(self, wanted: int) -> int:
         """See `Wait`."""
         return wanted
@@ -83,6 +91,10 @@ class OverSelect(Section):
 
     name: Literal["over_select"]
     extra: PositiveInt
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"{self.extra} more are asked than are waited for"
 
     def asks(self, wanted: int) -> int:
         """See `Wait`."""
@@ -116,6 +128,10 @@ class Buffered(Section):
     size: PositiveInt
     staleness_exponent: Annotated[float, Field(ge=0, le=100)] = 0.5
     most_stale: Annotated[int, Field(ge=0, le=1000)] = 20
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"edges aggregate whenever they have {self.size} updates"
 
     def factor(self, staleness: int) -> float:
         """On the weight of an update."""

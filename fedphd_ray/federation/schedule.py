@@ -133,8 +133,8 @@ class Schedule:
         self.topology = hierarchy.topology()
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
-        self._prune_rounds = frozenset(prune_rounds)
-        self._seed = seed
+        self.prune_rounds = frozenset(prune_rounds)
+        self.seed = seed
 
     def sends_up(self, round: int) -> int:
         """How many levels send their models up after a round.
@@ -142,7 +142,7 @@ class Schedule:
         A level does where its periods are full, (r mod r_g) = 0 with rounds counted from 1; all do before the cloud prunes and
         after the last round, so that nothing is thrown away.
         """
-        everything = round in self._prune_rounds or round == self.rounds
+        everything = round in self.prune_rounds or round == self.rounds
         return self.topology.depth if everything else self.topology.sends_up(round)
 
     def plan(
@@ -176,17 +176,17 @@ class Schedule:
         there: NDArray[np.bool_],
     ) -> RoundPlan:
         """A plan in which everybody is in who was drawn: so many of those who can be asked, or all of them."""
-        cohort_rng, candidates = numpy_rng(self._seed, Purpose.COHORT, round), np.flatnonzero(there)
+        cohort_rng, candidates = numpy_rng(self.seed, Purpose.COHORT, round), np.flatnonzero(there)
         drawn = candidates[cohort_rng.choice(len(candidates), size=min(num, len(candidates)), replace=False)]
         cohort = sorted(int(client) for client in drawn)
-        choices = strategy.choose_edges(cohort, population, edges, numpy_rng(self._seed, Purpose.EDGE_CHOICE, round))
+        choices = strategy.choose_edges(cohort, population, edges, numpy_rng(self.seed, Purpose.EDGE_CHOICE, round))
         edge_of = dict(zip(cohort, choices, strict=True))
-        parts_rng = numpy_rng(self._seed, Purpose.REPORTED_PARTS, round)
+        parts_rng = numpy_rng(self.seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
             round=round,
-            aggregations=tuple(self._aggregations(round, edge_of)),
+            aggregations=tuple(self.aggregations(round, edge_of)),
             block_size=self.block_size,
-            prunes=round in self._prune_rounds,
+            prunes=round in self.prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
 
@@ -198,7 +198,7 @@ class Schedule:
         """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""
         return round
 
-    def _aggregations(self, round: int, edge_of: Mapping[int, int]) -> Iterator[Aggregation]:
+    def aggregations(self, round: int, edge_of: Mapping[int, int]) -> Iterator[Aggregation]:
         """Of the edges, clients in the order of their ids: no placement, timing or arrival order enters; then of those above."""
         topology = self.topology
         for edge in topology.aggregators:

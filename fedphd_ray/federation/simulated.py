@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.devices.simulation import Job, Simulation
 from fedphd_ray.federation.clock import Clock
-from fedphd_ray.federation.policies import Buffered, Synchronous
+from fedphd_ray.federation.policies import Synchronous
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Flight, Memory, RoundPlan
@@ -22,7 +22,57 @@ CLOCK = "clock"
 
 
 class SimulatedSchedule(Schedule):
-    """Plans rounds of simulated devices that are synchronous: whoever is asked begins when his edge does.
+    """What all planners of simulated devices have in common.
+
+    Args:
+        config: see `Schedule`.
+        hierarchy: see `Schedule`.
+        seed: see `Schedule`.
+        prune_rounds: see `Schedule`.
+        devices: of all clients and nodes.
+    """
+
+    def __init__(
+        self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int], devices: Devices
+    ) -> None:
+        super().__init__(config, hierarchy, seed, prune_rounds)
+        self.devices = devices
+
+    def there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
+        """Who can be asked: is there, and can hold the network."""
+        fits = self.devices.memory_bytes >= workload.cost.memory_bytes
+        return self.devices.present(round, len(self.topology.aggregators)) & fits
+
+    def job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float) -> Job:
+        """A client that is asked in a round."""
+        devices, parts = self.devices, plan.reported_parts.get(client)
+        return Job(
+            client=client,
+            edge=edge,
+            version=plan.round,
+            starts=starts,
+            latency=float(devices.latency[client]),
+            download=(workload.download_bytes(client), float(devices.download[client])),
+            work=workload.work(client) / float(devices.speed[client]),
+            upload=(workload.upload_bytes(parts), float(devices.upload[client])),
+            leaves=devices.leaves(plan.round, client),
+        )
+
+    def closed(self, plan: RoundPlan, workload: Workload, clock: Clock) -> RoundPlan:
+        """With what happens above the edges, and the time when all of it is over."""
+        holding = [list(level) for level in workload.holding]
+        if plan.asked:
+            holding = [[True] * len(level) for level in holding]
+        num_bytes = workload.sent_up_bytes() if plan.at(1) else 0
+        for level in range(1, self.topology.depth + 1):
+            for each in plan.at(level):
+                children = [one.sender for one in each.contributions if holding[level - 1][one.sender]]
+                clock.send_up(level, each.node, children, num_bytes)
+        return replace(plan, memory={**plan.memory, CLOCK: clock.seconds}, sim_seconds=clock.now)
+
+
+class SynchronousSchedule(SimulatedSchedule):
+    """Plans rounds that have an end: whoever is asked begins with his edge, and is told to stop when his edge's round is over.
 
     Args:
         config: see `Schedule`.
@@ -42,8 +92,8 @@ class SimulatedSchedule(Schedule):
         devices: Devices,
         policy: Synchronous,
     ) -> None:
-        super().__init__(config, hierarchy, seed, prune_rounds)
-        self._devices, self._policy = devices, policy
+        super().__init__(config, hierarchy, seed, prune_rounds, devices)
+        self._policy = policy
 
     def plan(
         self,
@@ -56,41 +106,22 @@ class SimulatedSchedule(Schedule):
     ) -> RoundPlan:
         """See `Schedule.plan`."""
         assert workload is not None, "times follow from sizes"
-        clock = Clock(self._devices, self.topology, memory.get(CLOCK))
+        clock = Clock(self.devices, self.topology, memory.get(CLOCK))
         num = self._policy.asks(self.cohort_size)
-        drawn = self.drawn(round, strategy, population, edges, num, self._there(round, workload))
+        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload))
         if drawn.edge_of:
             clock.hand_down(workload)
         flights = self._fly(drawn, workload, clock)
         used = {flight.client: flight.edge for flight in flights if not flight.fate}
-        plan = replace(drawn, aggregations=tuple(self._aggregations(round, used)), flights=flights)
-        return self._closed(plan, workload, clock)
-
-    def _there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
-        """Who can be asked: is there, and can hold the network."""
-        fits = self._devices.memory_bytes >= workload.cost.memory_bytes
-        return self._devices.present(round, len(self.topology.aggregators)) & fits
-
-    def _job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float) -> Job:
-        devices, parts = self._devices, plan.reported_parts.get(client)
-        return Job(
-            client=client,
-            edge=edge,
-            version=plan.round,
-            starts=starts,
-            latency=float(devices.latency[client]),
-            download=(workload.download_bytes(client), float(devices.download[client])),
-            work=workload.work(client) / float(devices.speed[client]),
-            upload=(workload.upload_bytes(parts), float(devices.upload[client])),
-            leaves=devices.leaves(plan.round, client),
-        )
+        plan = replace(drawn, aggregations=tuple(self.aggregations(round, used)), flights=flights)
+        return self.closed(plan, workload, clock)
 
     def _fly(self, plan: RoundPlan, workload: Workload, clock: Clock) -> tuple[Flight, ...]:
         """Everybody to his end, and then, where the policy ends a round before that, until then."""
         begins = {edge: clock.edge(edge) for edge in plan.edge_of.values()}
 
         def jobs() -> list[Job]:
-            return [self._job(client, edge, plan, workload, begins[edge]) for client, edge in plan.edge_of.items()]
+            return [self.job(client, edge, plan, workload, begins[edge]) for client, edge in plan.edge_of.items()]
 
         if not begins:
             return ()
@@ -99,29 +130,17 @@ class SimulatedSchedule(Schedule):
         clock.ends(settled.ends)
         if any(job.since > settled.ends[job.edge] for job in done):
             done = _finished(self._simulation(), jobs(), settled.ends)
-        return tuple(job.flight(self._fate(job, settled.used, settled.ends)) for job in sorted(done, key=lambda job: job.client))
+        return tuple(job.flight(self._fate(job, settled.used)) for job in sorted(done, key=lambda job: job.client))
 
     def _simulation(self) -> Simulation:
-        return Simulation(self._devices.node_rate.tolist())
+        return Simulation(self.devices.node_rate.tolist())
 
-    def _fate(self, job: Job, used: frozenset[int], ends: Mapping[int, float]) -> str:
+    def _fate(self, job: Job, used: frozenset[int]) -> str:
         if job.client in used:
             return ""
         if job.gone:
             return "gone"
         return "surplus" if self._policy.asks(self.cohort_size) > self.cohort_size else "late"
-
-    def _closed(self, plan: RoundPlan, workload: Workload, clock: Clock) -> RoundPlan:
-        """With what happens above the edges, and the time when all of it is over."""
-        holding = [list(level) for level in workload.holding]
-        if plan.asked:
-            holding = [[True] * len(level) for level in holding]
-        num_bytes = workload.sent_up_bytes() if plan.at(1) else 0
-        for level in range(1, self.topology.depth + 1):
-            for each in plan.at(level):
-                children = [one.sender for one in each.contributions if holding[level - 1][one.sender]]
-                clock.send_up(level, each.node, children, num_bytes)
-        return replace(plan, memory={**plan.memory, CLOCK: clock.seconds}, sim_seconds=clock.now)
 
 
 def _finished(simulation: Simulation, jobs: Sequence[Job], ends: Mapping[int, float] = MappingProxyType({})) -> list[Job]:
@@ -136,13 +155,3 @@ def _finished(simulation: Simulation, jobs: Sequence[Job], ends: Mapping[int, fl
     while simulation.next()[1]:
         pass
     return list(jobs)
-
-
-def planner(
-    config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int], devices: Devices | None
-) -> Schedule:
-    """The planner of a configuration."""
-    if devices is None:
-        return Schedule(config, hierarchy, seed, prune_rounds)
-    assert not isinstance(config.policy, Buffered)
-    return SimulatedSchedule(config, hierarchy, seed, prune_rounds, devices, config.policy)

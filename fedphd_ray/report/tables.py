@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fedphd_ray.forecast import Forecast, Network
 from fedphd_ray.report import text
+from fedphd_ray.report.devices import print_devices
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.run_directory import Summary
 
@@ -21,7 +22,8 @@ def describe(experiment: Experiment) -> str:
     often = "every round" if hierarchy.cloud_period == 1 else f"every {hierarchy.cloud_period} rounds"
     tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
     tree = f"{', '.join(tiers)}, the cloud {often}"
-    return f"{name}: {tree}; {experiment.pruning.describe()}"
+    policy = "" if experiment.devices is None else f"; simulated devices, {experiment.schedule_config.policy.describe()}"
+    return f"{name}: {tree}; {experiment.pruning.describe()}{policy}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:
@@ -46,6 +48,8 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
     console.print(network)
     console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations"))
     console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)
+    if forecast.simulated is not None:
+        print_devices(console, forecast.simulated)
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
     console.print(f"delivered model: {stock}", highlight=False, markup=False)
     console.print(f"placement on this machine: {placement}", highlight=False)
@@ -71,6 +75,8 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
         console.print(f"classes among the samples: {histogram}", highlight=False)
     for failure in summary.failures:
         console.print(f"failure: {failure}", highlight=False, markup=False, soft_wrap=True)
+    if summary.sim_seconds:
+        console.print(f"simulated time: {text.duration(summary.sim_seconds)}", highlight=False)
     console.print(f"time: {text.duration(summary.wall_seconds)}, model: {summary.stock_export}", highlight=False, markup=False)
     console.print(f"model_sha256: {summary.model_sha256}", highlight=False)
     places = {

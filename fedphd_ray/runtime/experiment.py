@@ -15,10 +15,10 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes, build_unet, parameter_shapes
 from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.planner import planner
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
-from fedphd_ray.federation.simulated import planner
 from fedphd_ray.federation.workload import Cost
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.groups import count_macs

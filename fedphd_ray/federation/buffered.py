@@ -1,0 +1,212 @@
+"""Round plans without barriers: clients come and go, and an edge aggregates when its buffer is full.
+
+Who arrives when follows from devices and sizes, so that all of it is planned: a round is the next aggregation anywhere, its plan
+names the clients of that buffer, the round whose model each of them started from, and the factors for their staleness.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+
+from fedphd_ray.devices.profiles import Devices
+from fedphd_ray.devices.simulation import NUM_COLUMNS, Job, Simulation
+from fedphd_ray.federation.clock import Clock
+from fedphd_ray.federation.policies import Buffered
+from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.federation.simulated import CLOCK, SimulatedSchedule
+from fedphd_ray.federation.workload import Workload
+from fedphd_ray.plans import Aggregation, Contribution, Flight, Memory, RoundPlan
+from fedphd_ray.population import Population
+from fedphd_ray.records import EdgeStatistics
+from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.strategies import Strategy
+
+JOBS, NOW, COUNTS = "jobs", "now", "aggregations"
+VERSION = 2  # column of a table of jobs
+
+
+class BufferedSchedule(SimulatedSchedule):
+    """Plans the next aggregation.
+
+    Args:
+        config: see `Schedule`; `clients_per_round` clients are at work at any time.
+        hierarchy: see `Schedule`.
+        seed: see `Schedule`.
+        prune_rounds: see `Schedule`.
+        devices: of all clients and nodes.
+        policy: size of the buffers, and what staleness costs.
+    """
+
+    def __init__(
+        self,
+        config: ScheduleConfig,
+        hierarchy: HierarchyConfig,
+        seed: int,
+        prune_rounds: Sequence[int],
+        devices: Devices,
+        policy: Buffered,
+    ) -> None:
+        super().__init__(config, hierarchy, seed, prune_rounds, devices)
+        self.policy = policy
+
+    def plan(
+        self,
+        round: int,
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        memory: Memory = MappingProxyType({}),
+        workload: Workload | None = None,
+    ) -> RoundPlan:
+        """See `Schedule.plan`."""
+        assert workload is not None, "times follow from sizes"
+        plan = RoundPlan(round, (), self.block_size, prunes=round in self.prune_rounds)
+        floor = _Floor(self, plan, strategy, population, edges, memory, workload)
+        edge = floor.fill_a_buffer()
+        contributions = floor.empty(edge)
+        flights = floor.flights(last=round == self.rounds)
+        used = [Aggregation(0, edge, contributions)] if contributions else []
+        above = [each for each in self.aggregations(round, {}) if each.level]
+        plan = replace(plan, aggregations=(*used, *above), flights=flights, memory=floor.remembered())
+        return self.closed(plan, workload, floor.clock)
+
+    def oldest_version(self, round: int, memory: Memory) -> int:
+        """That of whoever is at work longest, or waits in a buffer."""
+        jobs = memory.get(JOBS)
+        return round if jobs is None or not len(jobs) else int(jobs[:, VERSION].min())
+
+
+class _Floor:
+    """What goes on while one round is planned: who is at work, what lies in the buffers, and what time it is."""
+
+    def __init__(
+        self,
+        schedule: BufferedSchedule,
+        plan: RoundPlan,
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        memory: Memory,
+        workload: Workload,
+    ) -> None:
+        self._schedule, self._plan, self._strategy, self._population = schedule, plan, strategy, population
+        self._edges, self._workload = edges, workload
+        self._now = float(memory[NOW][0]) if NOW in memory else 0.0
+        num_edges = len(schedule.topology.aggregators)
+        self._counts = np.array(memory[COUNTS]) if COUNTS in memory else np.zeros(num_edges)
+        rates = schedule.devices.node_rate.tolist()
+        table = memory[JOBS] if JOBS in memory else np.zeros((0, NUM_COLUMNS))
+        self._simulation, self._waiting = Simulation.of_table(rates, table, self._now)
+        self._there = schedule.there(plan.round, workload)
+        self._draws = 0
+        self._handed_down = False
+        self._lost: list[tuple[Job, str]] = []
+        self._used: list[Job] = []
+        self.clock = Clock(schedule.devices, schedule.topology, memory.get(CLOCK))
+
+    def fill_a_buffer(self) -> int:
+        """Lets time pass until an edge has enough updates; which one. Where nobody is left to wait for, the one with the most."""
+        size = self._schedule.policy.size
+        while True:
+            full = [edge for edge, number in enumerate(self._waiting_by_edge()) if number >= size]
+            if full:
+                return min(full)
+            self._ask()
+            now, over = self._simulation.next()
+            if not over:
+                return int(np.argmax(self._waiting_by_edge()))
+            self._now = now
+            for job in over:
+                self._lost += [(job, "gone")] if job.gone else []
+                self._waiting += [] if job.gone else [job]
+
+    def empty(self, edge: int) -> tuple[Contribution, ...]:
+        """The buffer's first updates, as contributions to the edge's model; whoever has become too stale by it is stopped."""
+        policy, round = self._schedule.policy, self._plan.round
+        own = sorted((job for job in self._waiting if job.edge == edge), key=lambda job: (job.since, job.client))[: policy.size]
+        self._waiting = [job for job in self._waiting if job not in own]
+        own.sort(key=lambda job: (job.version, job.client))
+        if own:
+            self._hand_down()
+            self.clock.ends({edge: self._now})
+        contributions = tuple(
+            Contribution(job.client, None if job.version == round else job.version, policy.factor(self._staleness(job)))
+            for job in own
+        )
+        self._used = own
+        if own:
+            self._count(edge)
+        return contributions
+
+    def flights(self, *, last: bool) -> tuple[Flight, ...]:
+        """Everybody whose work ends in this round; after the last one, all others."""
+        if last:
+            self._lost += [(job, "unfinished") for job in self._waiting]
+            self._waiting = []
+            for job in list(self._simulation.jobs):
+                self._stop(job, "unfinished")
+        flights = [job.flight() for job in self._used] + [job.flight(fate) for job, fate in self._lost]
+        return tuple(sorted(flights, key=lambda flight: (flight.client, flight.started)))
+
+    def remembered(self) -> Memory:
+        """For the next plan."""
+        return {
+            JOBS: self._simulation.as_table(self._now, self._waiting),
+            NOW: np.array([self._now]),
+            COUNTS: self._counts,
+        }
+
+    def _ask(self) -> None:
+        """Somebody new for everybody who is done, while there is anybody."""
+        schedule, round = self._schedule, self._plan.round
+        free = schedule.cohort_size - len(self._simulation.jobs)
+        idle = self._there.copy()
+        busy = [*self._simulation.jobs, *self._waiting, *(job for job, _ in self._lost)]
+        idle[[job.client for job in busy]] = False
+        candidates = np.flatnonzero(idle)
+        if free <= 0 or not len(candidates):
+            return
+        key = (round, self._draws) if self._draws else (round,)
+        self._draws += 1
+        drawn = numpy_rng(schedule.seed, Purpose.COHORT, *key).choice(
+            len(candidates), size=min(free, len(candidates)), replace=False
+        )
+        cohort = sorted(int(client) for client in candidates[drawn])
+        chosen = self._strategy.choose_edges(
+            cohort, self._population, self._edges, numpy_rng(schedule.seed, Purpose.EDGE_CHOICE, *key)
+        )
+        self._hand_down()
+        for client, edge in zip(cohort, chosen, strict=True):
+            starts = max(self._now, self.clock.edge(edge))
+            job = schedule.job(client, edge, self._plan, self._workload, starts)
+            self._simulation.start(replace(job, age=int(self._counts[edge])))
+
+    def _hand_down(self) -> None:
+        """Once in a round, as soon as there is something to do."""
+        if not self._handed_down:
+            self.clock.hand_down(self._workload)
+            self._handed_down = True
+
+    def _count(self, edge: int) -> None:
+        """One more aggregation of an edge: clients that have become too stale by it are told to stop."""
+        self._counts[edge] += 1
+        for job in list(self._simulation.jobs):
+            if self._staleness(job) > self._schedule.policy.most_stale:
+                self._stop(job, "stale")
+        for job in [job for job in self._waiting if self._staleness(job) > self._schedule.policy.most_stale]:
+            self._lost.append((job, "stale"))
+            self._waiting.remove(job)
+
+    def _staleness(self, job: Job) -> int:
+        """Aggregations of its edge since it started."""
+        return int(self._counts[job.edge]) - job.age
+
+    def _stop(self, job: Job, fate: str) -> None:
+        self._simulation.stop(job, max(self._now, job.starts))
+        self._lost.append((job, fate))
+
+    def _waiting_by_edge(self) -> list[int]:
+        edges = [job.edge for job in self._waiting]
+        return [edges.count(edge) for edge in self._schedule.topology.aggregators]
