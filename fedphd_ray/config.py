@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from fedphd_ray.data.sources import DataSource, Digits
-from fedphd_ray.devices.profiles import DevicesConfig
+from fedphd_ray.devices.profiles import Devices, DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
@@ -31,6 +31,7 @@ from fedphd_ray.saying import Say, unheard
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
+from fedphd_ray.topology import Topology
 from fedphd_ray.validation import explained, shown
 from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
 
@@ -139,6 +140,16 @@ class Config(Section):
             )
 
     def _check_hierarchy(self) -> None:
+        rule = self.hierarchy.edge_choice
+        if (rule.needs_latency and self.devices is None) or (rule.needs_statistics and not self.strategy.shares_label_statistics):
+            raise ConfigError(
+                "hierarchy.edge_choice",
+                expected="a rule that goes without latencies, where there is no section devices"
+                if rule.needs_latency
+                else "a rule that goes without label counts: this strategy shares none",
+                found=rule.name,
+                remedy="for example devices: {preset: phones}" if rule.needs_latency else "take fedphd, which shares them",
+            )
         if self.hierarchy.num_edges == 0 and self.hierarchy.cloud_period != 1:
             raise ConfigError(
                 "hierarchy.cloud_period",
@@ -182,6 +193,11 @@ class Config(Section):
                 remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
+    def _devices(self, topology: Topology) -> Devices | None:
+        if self.devices is None:
+            return None
+        return self.devices.build(self.data.num_clients, topology.num_servers, self.seed, len(topology.aggregators))
+
     def build(self, say: Say = unheard) -> Experiment:
         """Loads the data, divides it among the clients, and makes every component.
 
@@ -195,11 +211,9 @@ class Config(Section):
         if self.evaluation.every:
             self.evaluation.features.require()
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
-        topology = self.hierarchy.topology()
-        devices = None if self.devices is None else self.devices.build(self.data.num_clients, topology.num_servers, self.seed)
         return Experiment(
             name=self.name,
-            devices=devices,
+            devices=self._devices(self.hierarchy.topology()),
             seed=self.seed,
             dataset=dataset,
             client_rows=ClientRows.of(indices),

@@ -54,12 +54,15 @@ class EdgeLinks(Section):
         download_mbps: from its parent to an edge (or any other node), in Mbit/s.
         upload_mbps: from a node to its parent.
         latency_ms: before the first byte of every message between nodes.
+        detour_ms: latency on top for every edge that is not the client's own (client c's is c modulo the number of edges), drawn
+            for each client and edge; null for none.
     """
 
     rate_mbps: Quantity | None = None
     download_mbps: Quantity = 1000.0
     upload_mbps: Quantity = 1000.0
     latency_ms: Quantity = 10.0
+    detour_ms: Quantity | None = None
 
 
 class Dropout(Section):
@@ -158,17 +161,19 @@ class DevicesConfig(Section):
             )
         return self
 
-    def build(self, num_clients: int, num_nodes: int, seed: int) -> "Devices":
+    def build(self, num_clients: int, num_nodes: int, seed: int, num_edges: int | None = None) -> "Devices":
         """Draws everything.
 
         Args:
             num_clients: registered clients.
             num_nodes: aggregators below the cloud.
             seed: of the run.
+            num_edges: those of them that clients speak with; None for all.
 
         Raises:
             DataError: the table cannot be read.
         """
+        num_edges = num_nodes if num_edges is None else num_edges
         rng = numpy_rng(seed, Purpose.DEVICES)
         kinds, numbers = self._from_table(rng, num_clients) if self.path is not None else self._from_classes(rng, num_clients)
         edges, unlimited = self.edges, np.full(num_nodes, np.inf)
@@ -184,6 +189,7 @@ class DevicesConfig(Section):
             node_download=MBIT * draw(edges.download_mbps, rng, num_nodes),
             node_upload=MBIT * draw(edges.upload_mbps, rng, num_nodes),
             node_latency=1e-3 * draw(edges.latency_ms, rng, num_nodes),
+            detour=_detour(edges.detour_ms, rng, num_clients, num_edges),
             availability=self.availability,
             dropout=self.dropout,
             seed=seed,
@@ -217,6 +223,14 @@ class DevicesConfig(Section):
         return tuple(str(rows[row].get("class") or "table") for row in chosen), numbers
 
 
+def _detour(detour_ms: Quantity | None, rng: np.random.Generator, num_clients: int, num_edges: int) -> NDArray[np.float64]:
+    if detour_ms is None:
+        return np.broadcast_to(0.0, (num_clients, num_edges))  # takes no memory
+    drawn = 1e-3 * draw(detour_ms, rng, num_clients * num_edges).reshape(num_clients, num_edges)
+    drawn[np.arange(num_clients), np.arange(num_clients) % num_edges] = 0.0
+    return drawn
+
+
 @dataclass(frozen=True, eq=False)
 class Devices:
     """What was drawn. Rates in bit/s, latencies in seconds, per client [num_clients] and per node below the cloud [num_nodes].
@@ -232,6 +246,7 @@ class Devices:
         node_download: from its parent.
         node_upload: to its parent.
         node_latency: between the two.
+        detour: latency on top, from each client to each edge [num_clients, num_edges].
         availability: who is there.
         dropout: who leaves.
         seed: of the run.
@@ -247,6 +262,7 @@ class Devices:
     node_download: NDArray[np.float64]
     node_upload: NDArray[np.float64]
     node_latency: NDArray[np.float64]
+    detour: NDArray[np.float64]
     availability: Availability = field(default_factory=Always)
     dropout: Dropout = field(default_factory=Dropout)
     seed: int = 0

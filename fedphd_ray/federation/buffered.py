@@ -174,9 +174,7 @@ class _Floor:
             len(candidates), size=min(free, len(candidates)), replace=False
         )
         cohort = sorted(int(client) for client in candidates[drawn])
-        chosen = self._strategy.choose_edges(
-            cohort, self._population, self._edges, numpy_rng(schedule.seed, Purpose.EDGE_CHOICE, *key)
-        )
+        chosen = schedule.edges_for(cohort, self._strategy, self._population, self._edges, key)
         self._hand_down()
         for client, edge in zip(cohort, chosen, strict=True):
             starts = max(self._now, self.clock.edge(edge))

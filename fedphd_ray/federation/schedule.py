@@ -19,6 +19,7 @@ from fedphd_ray.records import ClientReport, EdgeStatistics
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.edge_choice import Choice, EdgeChoice, OfTheStrategy
 from fedphd_ray.topology import CLIENT, CLOUD, Tier, Topology
 
 
@@ -65,11 +66,13 @@ class HierarchyConfig(Section):
         cloud_period: the cloud aggregates every so many rounds, r_g.
         tiers: the same and more, from the edges upwards; the two above follow from them then. null is one tier, `edge`, of
             `num_edges` nodes and period `cloud_period`.
+        edge_choice: which edge a client of a cohort goes to; `strategy` as the method has it.
     """
 
     num_edges: Annotated[int, Field(ge=0, le=MOST_NODES)] = 2
     cloud_period: PositiveInt = 5
     tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)] | None = None
+    edge_choice: EdgeChoice = OfTheStrategy()
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +134,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int] = ()) -> None:
         self.rounds = config.rounds
         self.topology = hierarchy.topology()
+        self.edge_choice = hierarchy.edge_choice
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
         self.prune_rounds = frozenset(prune_rounds)
@@ -179,7 +183,7 @@ class Schedule:
         cohort_rng, candidates = numpy_rng(self.seed, Purpose.COHORT, round), np.flatnonzero(there)
         drawn = candidates[cohort_rng.choice(len(candidates), size=min(num, len(candidates)), replace=False)]
         cohort = sorted(int(client) for client in drawn)
-        choices = strategy.choose_edges(cohort, population, edges, numpy_rng(self.seed, Purpose.EDGE_CHOICE, round))
+        choices = self.edges_for(cohort, strategy, population, edges, (round,))
         edge_of = dict(zip(cohort, choices, strict=True))
         parts_rng = numpy_rng(self.seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
@@ -189,6 +193,22 @@ class Schedule:
             prunes=round in self.prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
+
+    def edges_for(
+        self,
+        cohort: Sequence[int],
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        key: tuple[int, ...],
+    ) -> list[int]:
+        """The edge of each client; `key` begins with the round."""
+        rng = numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key)
+        return self.edge_choice.choose(Choice(cohort, strategy, population, edges, self.latency, key[0], rng))
+
+    def latency(self, client: int) -> NDArray[np.float64]:
+        """Seconds from a client to each edge [num_edges]; here nobody is far from any."""
+        return np.zeros(len(self.topology.aggregators))
 
     def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport]) -> Memory:
         """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""

@@ -38,6 +38,10 @@ class SimulatedSchedule(Schedule):
         super().__init__(config, hierarchy, seed, prune_rounds)
         self.devices = devices
 
+    def latency(self, client: int) -> NDArray[np.float64]:
+        """Seconds from a client to each edge [num_edges]."""
+        return np.asarray(self.devices.latency[client] + self.devices.detour[client])
+
     def there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
         """Who can be asked: is there, and can hold the network."""
         fits = self.devices.memory_bytes >= workload.cost.memory_bytes
@@ -51,7 +55,7 @@ class SimulatedSchedule(Schedule):
             edge=edge,
             version=plan.round,
             starts=starts,
-            latency=float(devices.latency[client]),
+            latency=float(devices.latency[client] + devices.detour[client, edge]),
             download=(workload.download_bytes(client), float(devices.download[client])),
             work=workload.work(client) / float(devices.speed[client]),
             upload=(workload.upload_bytes(parts), float(devices.upload[client])),

@@ -58,6 +58,7 @@ def plans(policy: Policy, work: list[float], rounds: int, wanted: int, num_edges
         node_download=alike(2 * RATE, nodes),
         node_upload=alike(2 * RATE, nodes),
         node_latency=alike(0, nodes),
+        detour=np.zeros((num, nodes)),
     )
     config = ScheduleConfig(rounds=99, clients_per_round=wanted, policy=policy)
     schedule = planner(config, HierarchyConfig(num_edges=num_edges, cloud_period=period), 0, (), devices)

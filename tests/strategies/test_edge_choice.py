@@ -7,9 +7,11 @@ from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleCo
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.strategies import FedAvg, FedPhD, Strategy
+from fedphd_ray.strategies.edge_choice import Choice, EdgeRule, Greedy, Nearest, OfTheStrategy, Random, Region, RoundRobin
 from fedphd_ray.strategies.homogeneity import homogeneity_score, merge_distribution
 
 ROUNDS = 2000
+ITS_OWN = OfTheStrategy()
 
 
 def cifar_population() -> Population:
@@ -30,12 +32,13 @@ def celeba_population() -> Population:
     return Population(counts)
 
 
-def simulate(strategy: Strategy, population: Population) -> dict[str, float]:
-    schedule = Schedule(ScheduleConfig(rounds=ROUNDS, clients_per_round=4), HierarchyConfig(), seed=7)
+def simulate(strategy: Strategy, population: Population, rule: EdgeRule = ITS_OWN, rounds: int = ROUNDS) -> dict[str, float]:
+    hierarchy = HierarchyConfig(edge_choice=rule)  # type: ignore[arg-type]  # one of the union
+    schedule = Schedule(ScheduleConfig(rounds=rounds, clients_per_round=4), hierarchy, seed=7)
     uniform = np.full(population.num_classes, 1 / population.num_classes)
     edges = [EdgeStatistics.empty(population.num_classes)] * 2
     scores, imbalances = [], []
-    for round in range(1, ROUNDS + 1):
+    for round in range(1, rounds + 1):
         plan = schedule.plan(round, strategy, population, edges)
         for client, edge in plan.edge_of.items():
             edges[edge] = edges[edge].merge(population.label_counts[client])
@@ -85,6 +88,39 @@ def test_sequential_knowledge_gives_the_published_figures() -> None:
     figures = simulate(FedPhD(knowledge="sequential"), cifar_population())
     assert figures["mean"] == pytest.approx(1.826, abs=0.008)
     assert figures["imbalance"] == pytest.approx(0.075, abs=0.010)
+
+
+@pytest.mark.parametrize(
+    ("rule", "mean", "imbalance"),
+    [
+        (OfTheStrategy(), 1.826, 0.076),
+        (Random(name="random"), 1.816, 0.172),
+        (Greedy(name="greedy"), 1.751, 0.729),
+        (Greedy(name="greedy", knowledge="sequential"), 1.889, 0.970),
+    ],
+    ids=["fedphd", "random", "greedy", "greedy, sequential"],
+)
+def test_rules_give_the_published_figures(rule: EdgeRule, mean: float, imbalance: float) -> None:
+    """Over 3,000 rounds."""
+    figures = simulate(FedPhD(), cifar_population(), rule, 3000)
+    assert figures["mean"] == pytest.approx(mean, abs=0.01)
+    assert figures["imbalance"] == pytest.approx(imbalance, abs=0.015)
+
+
+def test_rules_without_chance() -> None:
+    population, edges = cifar_population(), [EdgeStatistics.empty(10)] * 3
+    latency = np.ones((20, 3))
+    latency[4] = [3, 1, 1]
+    latency[5] = [0.5, 2, 2]
+
+    def chosen(rule: EdgeRule, round: int) -> list[int]:
+        rng = np.random.default_rng(0)
+        return rule.choose(Choice([3, 4, 5, 8], FedPhD(), population, edges, lambda client: latency[client], round, rng))
+
+    assert chosen(RoundRobin(name="round_robin"), 1) == [1, 2, 0, 1]
+    assert chosen(RoundRobin(name="round_robin"), 2) == [2, 0, 1, 2]
+    assert chosen(Region(name="region"), 1) == [0, 1, 2, 2]
+    assert chosen(Nearest(name="nearest"), 1) == [0, 1, 0, 2]
 
 
 def test_share_of_cut_draws_on_cifar() -> None:
