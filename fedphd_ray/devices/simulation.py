@@ -157,8 +157,8 @@ class Simulation:
             now = min(job.until for job in self.jobs)
             if now > limit + 2 * TIE * max(1.0, limit):
                 break
-            over = []
-            for job in [job for job in self.jobs if job.until <= now + TIE * max(1.0, now)]:
+            over, tied = [], now + TIE * max(1.0, now)
+            for job in [job for job in self.jobs if job.until <= tied]:
                 self._step(job, now)
                 if job.phase == DONE:
                     over.append(job)

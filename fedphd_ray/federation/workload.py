@@ -1,7 +1,7 @@
 """What a round asks of clients and links: bytes of messages, work of local training, memory. Known before anything is trained."""
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class Workload:
     owed: Container[int]
     first: bool
     holding: Sequence[Sequence[bool]]
+    _sizes: dict[tuple[object, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def down(self, client: int) -> Message:
         """To a client."""
@@ -67,12 +68,18 @@ class Workload:
 
     def download_bytes(self, client: int) -> int:
         """Everything that reaches a client in a round: the model, and what every edge has seen where that is shared."""
-        heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts))
-        return self._bytes(self.down(client)) + heard
+        key = client in self.known, client in self.owed
+        if key not in self._sizes:
+            heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts))
+            self._sizes[key] = self._bytes(self.down(client)) + heard
+        return self._sizes[key]
 
     def upload_bytes(self, parts: Sequence[str] | None) -> int:
         """What a client sends."""
-        return self._bytes(self.up(parts))
+        key = () if parts is None else ("parts", *parts)
+        if key not in self._sizes:
+            self._sizes[key] = self._bytes(self.up(parts))
+        return self._sizes[key]
 
     def handed_down_bytes(self) -> int:
         """What a node is given by its parent."""
