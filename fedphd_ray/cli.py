@@ -1,20 +1,17 @@
 """The commands. Heavy imports wait until a command needs them, so that help and refusals come at once."""
 
-import contextlib
 import secrets
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import rich.markup
 import typer
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
-from fedphd_ray.report.console import console as console_of
+from fedphd_ray.model_commands import evaluate, sample
 from fedphd_ray.stopping import STOPPING, Hint
-from fedphd_ray.threads import wait_passively
+from fedphd_ray.terminal import at_work, console, errors, note, say
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -29,10 +26,6 @@ app = typer.Typer(
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
-ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model, or a run directory.")]
-Guidance = Annotated[float, typer.Option(min=0.0, help="How strongly a class-conditional model follows classes; 1: as learnt.")]
-console = console_of("stdout")
-errors = console_of("stderr")
 
 
 def main() -> None:
@@ -58,7 +51,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/NAME-TIME.")] = None,
 ) -> None:
     """Train; print where the run directory is."""
-    with _at_work(f"reading {config}"):
+    with at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
 
         chosen = load_config(config, overrides)
@@ -74,7 +67,7 @@ def resume(
     restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
 ) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
-    with _at_work(f"reading {run_dir}"):
+    with at_work(f"reading {run_dir}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
         from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
 
@@ -88,9 +81,13 @@ def plan(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006
     picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="A picture of who holds what; .svg, too.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="A picture of one round of simulated devices; .svg, too.")
+    ] = None,
+    round: Annotated[int, typer.Option("--round", min=1, help="The round of --timeline.")] = 1,
 ) -> None:
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
-    with _at_work(f"reading {config}"):
+    with at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
         from fedphd_ray.errors import ResourceError  # noqa: PLC0415
         from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
@@ -98,7 +95,7 @@ def plan(
         from fedphd_ray.runtime.policy.placement import Node, decide, store_size  # noqa: PLC0415
         from fedphd_ray.runtime.workers.device import this_machine  # noqa: PLC0415
 
-        experiment = load_config(config, overrides).build(_note)
+        experiment = load_config(config, overrides).build(note)
         cost = forecast(experiment)
         if experiment.runtime.backend == "local":
             placement = "everything in one process"
@@ -114,9 +111,17 @@ def plan(
             from fedphd_ray.report.holdings import draw_holdings  # noqa: PLC0415
 
             draw_holdings(cost.label_counts, picture, f"{experiment.name}: who holds what ({experiment.dataset.name})")
+        if timeline is not None:
+            from fedphd_ray.report.timeline import draw_timeline  # noqa: PLC0415
+
+            if cost.simulated is None:
+                raise UserError("--timeline", expected="a configuration with simulated devices", found="no section devices")
+            draw_timeline(cost.simulated, round, timeline, describe(experiment))
     print_forecast(console, cost, describe(experiment), stock, placement)
     if picture is not None:
-        _say(f"who holds what: {picture}")
+        say(f"who holds what: {picture}")
+    if timeline is not None:
+        say(f"round {round}: {timeline}")
 
 
 @app.command()
@@ -130,7 +135,7 @@ def compare(
     ] = None,
 ) -> None:
     """The same federation under several methods: one table and one picture."""
-    with _at_work(f"reading {config}"):
+    with at_work(f"reading {config}"):
         from fedphd_ray import comparison  # noqa: PLC0415
         from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
@@ -142,125 +147,74 @@ def compare(
             runs,
             directory,
             lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
-            _say,
+            say,
         )
     settings = "".join(f" --set {override}" for override in overrides)
     command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
     report = write_comparison(entries, directory, f"{runs[0][1].name}: comparison of methods", command)
-    _say(report)
-    _say(f"table and picture: {directory}/comparison.md, .csv, .svg, .png")
+    say(report)
+    say(f"table and picture: {directory}/comparison.md, .csv, .svg, .png")
 
 
 @app.command()
-def sample(
-    model_dir: ModelDir,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The picture.")],
-    num: Annotated[int, typer.Option(min=1, max=10_000, help="Images.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
-    classes: Annotated[
-        list[int],
-        typer.Option("--class", min=0, metavar="N", help="Class to ask a class-conditional model for; may be repeated."),
-    ] = [],  # noqa: B006
-    guidance: Guidance = 1.0,
-) -> None:
-    """Draw images from a trained model into a grid."""
-    wait_passively()
-    with _at_work(f"drawing {num} images from {model_dir}"):
-        from fedphd_ray.diffusion.sampling import save_grid  # noqa: PLC0415
-        from fedphd_ray.generate import generate  # noqa: PLC0415
-
-        images = generate(model_dir, num, seed, steps, _say, classes, guidance)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_grid(images, out, columns=min(10, num))
-    except OSError as error:
-        raise UserError(f"--out {out}", expected="a file that can be written", found=str(error)) from error
-    _say(f"{num} images in {out}")
-
-
-@app.command()
-def evaluate(
-    model_dir: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="Run directory, model directory, or a folder of pictures.")
+def stress(
+    config: ConfigPath,
+    grid: Annotated[
+        list[str],
+        typer.Option("--grid", metavar="KEY=V1,V2", help="Values of a key; may be repeated: every combination is a cell."),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|CONFIG", help="`digits`, or an experiment's YAML file; default: the run's own."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="train|test", help="Images to compare with; default: those of the configuration.")
-    ] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="classifier, efficientnet_lite0 or inception:WEIGHTS_FILE; default: the run's own."),
-    ] = None,
-    num_samples: Annotated[int, typer.Option(min=2, help="Images to draw.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
-    guidance: Guidance = 1.0,
+    strategies: Annotated[str, typer.Option(metavar="A,B,...", help="Methods, as in `compare`.")],
+    overrides: Overrides = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per cell and method.")] = 1,
+    target: Annotated[float | None, typer.Option(metavar="FID", help="For time to quality; default: what all reach.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-stress. Finished runs are kept.")] = None,
 ) -> None:
-    """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
-    wait_passively()
-    with _at_work(f"judging {num_samples} images of {model_dir}"):
-        from fedphd_ray.generate import judge, named_features  # noqa: PLC0415
+    """A grid of experiments, for example over devices, skew and policies: tables, heat maps, who took part."""
+    with at_work(f"reading {config}"):
+        from fedphd_ray import comparison  # noqa: PLC0415
+        from fedphd_ray import stress as grids  # noqa: PLC0415
+        from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
+        from fedphd_ray.report.stress import write_stress  # noqa: PLC0415
 
-        chosen = None if features is None else named_features(features)
-        judged = judge(model_dir, data, num_samples, seed, steps, _say, split, chosen, guidance)
-    quality, spread = judged.quality, judged.manifolds
-    _say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features: {quality.features})")
-    if spread is not None:
-        nearest = f"precision {spread.precision:.3f}, recall {spread.recall:.3f} (3 nearest neighbours)"
-        _say(f"{nearest}, class score {spread.class_score:.2f}")
-    histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
-    _say(f"classes among the samples: {histogram}")
-    if quality.asked_for is not None:
-        _say(f"of the class they were asked for: {quality.asked_for:.1%}")
+        runs = grids.planned(config, overrides, grids.axes(grid), comparison.contenders(strategies), seeds)
+    directory = out or Path("runs") / f"{runs[0][2].name}-stress"
+    with STOPPING.prepared(Hint("the same command goes on where it was")):
+        measured = grids.stress(
+            runs, directory, lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title), say
+        )
+    options = "".join(f" --grid '{one}'" for one in grid) + "".join(f" --set '{one}'" for one in overrides)
+    command = f"fedphd stress {config}{options} --strategies {strategies} --seeds {seeds}"
+    reached = grids.target_of(measured) if target is None else target
+    say(write_stress(measured, reached, directory, f"{runs[0][2].name}: stress test", command))
+    say(f"tables and pictures: {directory}/stress.md, .parquet, .svg, .png, participation.parquet")
+
+
+app.command()(sample)
+app.command()(evaluate)
 
 
 @app.command()
 def doctor() -> None:
     """Say what this machine or cluster can run, what is missing, and how to get it."""
-    with _at_work("looking at this machine"):
+    with at_work("looking at this machine"):
         from fedphd_ray.doctor import examine  # noqa: PLC0415
 
         findings = list(examine())
     healthy = True
     for finding in findings:
         healthy &= finding.good
-        _say(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}")
+        say(f"{'ok  ' if finding.good else 'MISSING'} {finding.what}: {finding.found}")
         if finding.remedy:
-            _say(f"        {finding.remedy}")
+            say(f"        {finding.remedy}")
     if not healthy:
         raise typer.Exit(1)
-
-
-def _say(line: str) -> None:
-    """A sentence, not broken into lines: paths and commands in it are copied."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _note(line: str) -> None:
-    """Something beside the results."""
-    errors.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _at_work(on: str) -> Iterator[None]:
-    """Says at once what is going on, since imports alone take seconds: on a terminal in a line that goes again."""
-    if errors.is_terminal and not errors.is_dumb_terminal:
-        with errors.status(rich.markup.escape(on)):
-            yield
-    else:
-        _note(on)
-        yield
 
 
 def _build(config: "Config") -> "Experiment":
     """The experiment, after everything that can be refused without running was looked at."""
     from fedphd_ray.forecast import forecast  # noqa: PLC0415
 
-    experiment = config.build(_note)
+    experiment = config.build(note)
     forecast(experiment)  # refuses a ratio that would empty a layer
     return experiment
 

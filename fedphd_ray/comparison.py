@@ -147,12 +147,12 @@ def compare(
         ConfigError: a directory holds a run of another configuration.
     """
     entries = []
-    placed = [(contender, *_placed(contender, config, out)) for contender, config in runs]
-    for _, config, directory in placed:
+    found = [(contender, *placed(contender, config, out)) for contender, config in runs]
+    for _, config, directory in found:
         _refuse_another_run(config, directory)
-    experiments = (config.build(say) for _, config, _ in placed)  # all are looked at before one runs, and none is kept
+    experiments = (config.build(say) for _, config, _ in found)  # all are looked at before one runs, and none is kept
     with shared_actors([Needs.of(experiment) for experiment in experiments], say) as pool:
-        for contender, config, directory in placed:
+        for contender, config, directory in found:
             title = f"{contender.label}, seed {config.seed}"
             if (summary := Summary.read(directory)) is not None:
                 say(f"{title}: finished before, in {directory}")
@@ -164,7 +164,7 @@ def compare(
     return entries
 
 
-def _placed(contender: Contender, config: Config, out: Path) -> tuple[Config, Path]:
+def placed(contender: Contender, config: Config, out: Path) -> tuple[Config, Path]:
     """A run's configuration with a place of its own for its checkpoints, and its directory."""
     parts = (contender.label.translate(NO_SPECIALS), f"seed-{config.seed}")
     if config.checkpoint.path is not None:

@@ -31,7 +31,6 @@ from fedphd_ray.saying import Say, unheard
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
-from fedphd_ray.topology import Topology
 from fedphd_ray.validation import explained, shown
 from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
 
@@ -193,9 +192,11 @@ class Config(Section):
                 remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
-    def _devices(self, topology: Topology) -> Devices | None:
+    def simulated(self) -> Devices | None:
+        """The devices of all clients and nodes, drawn; None where none are simulated."""
         if self.devices is None:
             return None
+        topology = self.hierarchy.topology()
         return self.devices.build(self.data.num_clients, topology.num_servers, self.seed, len(topology.aggregators))
 
     def build(self, say: Say = unheard) -> Experiment:
@@ -213,7 +214,7 @@ class Config(Section):
         pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
         return Experiment(
             name=self.name,
-            devices=self._devices(self.hierarchy.topology()),
+            devices=self.simulated(),
             seed=self.seed,
             dataset=dataset,
             client_rows=ClientRows.of(indices),

@@ -71,6 +71,11 @@ def dump_yaml(value: object) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
+def dump_flow(value: object) -> str:
+    """A value in one line, as it may stand behind `key=`."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip().removesuffix("...").strip()
+
+
 def read_yaml(path: Path) -> object:
     """What a YAML file holds.
 

@@ -6,11 +6,10 @@ import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.errors import UserError
+from fedphd_ray.report.pictures import save_picture
 
 MOST_CLIENTS = 400
 HEIGHT, WIDTH = 480, 360
-KINDS = (".png", ".svg")
 SHADES = ("#DEEBF7", "#08306B")  # few images are not none, which is white
 
 
@@ -25,14 +24,7 @@ def draw_holdings(label_counts: NDArray[np.int64], path: Path, title: str) -> No
     Raises:
         UserError: the path is of another kind, or cannot be written.
     """
-    if path.suffix.lower() not in KINDS:
-        raise UserError(f"--picture {path}", expected="a file that ends in .png or .svg", found=path.suffix or "no ending")
-    chart = figure(label_counts, title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        chart.save(path, scale_factor=2)
-    except OSError as error:
-        raise UserError(f"--picture {path}", expected="a file that can be written", found=error.strerror or str(error)) from error
+    save_picture(figure(label_counts, title), path, "--picture")
 
 
 def figure(label_counts: NDArray[np.int64], title: str) -> alt.HConcatChart:

@@ -1,0 +1,210 @@
+"""What a grid of experiments shows: one table for programs, one for people, heat maps, and who took part."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import altair as alt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedphd_ray.report import text
+from fedphd_ray.report.pictures import save_picture
+from fedphd_ray.stress import Measured
+
+CELL = {"width": alt.Step(88), "height": alt.Step(44)}
+LINES = "split(datum.label, ', ')"  # a line for each part of a label
+
+
+def write_stress(measured: Sequence[Measured], target: float, out: Path, title: str, command: str) -> str:
+    """Writes `stress.parquet`, `participation.parquet`, `stress.md`, and heat maps; returns the text of the third.
+
+    Args:
+        measured: all runs.
+        target: FID for `time to`.
+        out: the folder.
+        title: heading.
+        command: what to type for the same again.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([_row(run, target) for run in measured]), out / "stress.parquet")
+    shares = [row for run in measured for row in _participation(run)]
+    pq.write_table(pa.Table.from_pylist(shares), out / "participation.parquet")
+    groups = _groups(measured)
+    report = _markdown(groups, target, title, command)
+    (out / "stress.md").write_text(report)
+    for suffix in (".svg", ".png"):
+        save_picture(heat_maps(groups, target, title), out / f"stress{suffix}", "--out")
+        if any(len(run.clients) > 1 for run in measured):
+            save_picture(participation(measured, title), out / f"participation{suffix}", "--out")
+    return report
+
+
+Group = list[Measured]
+
+
+def _groups(measured: Sequence[Measured]) -> list[Group]:
+    """Runs that differ in nothing but their seed."""
+    groups: dict[tuple[str, str], Group] = {}
+    for run in measured:
+        groups.setdefault((run.cell.name, run.strategy), []).append(run)
+    return list(groups.values())
+
+
+def _mean(group: Group, value: Callable[[Measured], float]) -> float:
+    return statistics.fmean(value(run) for run in group)
+
+
+def _spread(group: Group, value: Callable[[Measured], float]) -> float:
+    values = [value(run) for run in group]
+    return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
+
+
+def _row(run: Measured, target: float) -> dict[str, object]:
+    return {
+        **run.cell.values,
+        "cell": run.cell.name,
+        "strategy": run.strategy,
+        "seed": run.seed,
+        "fid": run.fid,
+        "kid": run.kid,
+        "sim_seconds": run.sim_seconds,
+        "sim_seconds_to_target": run.seconds_to(target),
+        "target_fid": target,
+        "cloud_bytes": run.cloud_bytes,
+        "client_bytes": run.client_bytes,
+        "lost_bytes": run.lost_bytes,
+        "updates_used": sum(run.used.values()),
+        "updates_not_used": sum(run.unused.values()),
+        "local_steps": run.local_steps,
+        "wall_seconds": run.wall_seconds,
+    }
+
+
+def _participation(run: Measured) -> list[dict[str, object]]:
+    return [
+        {
+            **run.cell.values,
+            "cell": run.cell.name,
+            "strategy": run.strategy,
+            "seed": run.seed,
+            "class": kind,
+            "clients": number,
+            "used": run.used.get(kind, 0),
+            "not_used": run.unused.get(kind, 0),
+        }
+        for kind, number in sorted(run.clients.items())
+    ]
+
+
+def _markdown(groups: Sequence[Group], target: float, title: str, command: str) -> str:
+    keys = list(groups[0][0].cell.values)
+    columns = [*keys, "method", "FID", "simulated time", f"time to FID {target:.3g}", "updates used", "cloud", "clients", "lost"]
+    seeds = sorted({run.seed for group in groups for run in group})
+    several = " Means, and standard deviations over the seeds." if len(seeds) > 1 else ""
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command}`",
+        "",
+        f"Seeds {', '.join(map(str, seeds))}.{several} Times are simulated; the target is the FID that all reach. Bytes: over "
+        "the cloud's link, over the clients' links, and the share of the latter for updates that were not used.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * (len(keys) + 1) + "---:|" * (len(columns) - len(keys) - 1),
+        *("| " + " | ".join(_cells(group, target)) + " |" for group in groups),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cells(group: Group, target: float) -> list[str]:
+    spread, reached = _spread(group, lambda run: run.fid), _mean(group, lambda run: run.seconds_to(target))
+    return [
+        *group[0].cell.values.values(),
+        group[0].strategy,
+        f"{_mean(group, lambda run: run.fid):.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}"),
+        text.duration(_mean(group, lambda run: run.sim_seconds)),
+        "not by all" if math.isnan(reached) else text.duration(reached),
+        f"{_mean(group, lambda run: sum(run.used.values())):,.0f}",
+        text.num_bytes(_mean(group, lambda run: run.cloud_bytes)),
+        text.num_bytes(_mean(group, lambda run: run.client_bytes)),
+        text.percent(_mean(group, lambda run: run.lost_bytes / run.client_bytes if run.client_bytes else 0.0)),
+    ]
+
+
+def heat_maps(groups: Sequence[Group], target: float, title: str) -> alt.VConcatChart:
+    """One row of maps per figure, one map per method: the first key across, the others down."""
+    keys = list(groups[0][0].cell.short)
+    figures: dict[str, tuple[Callable[[Measured], float], Callable[[float], str]]] = {
+        "FID": (lambda run: run.fid, lambda value: f"{value:.2f}"),
+        "simulated time": (lambda run: run.sim_seconds, text.duration),
+        f"simulated time to FID {target:.3g}": (lambda run: run.seconds_to(target), text.duration),
+        "bytes over the cloud's link": (lambda run: run.cloud_bytes, text.num_bytes),
+        "share of bytes for nothing": (lambda run: run.lost_bytes / max(1, run.client_bytes), text.percent),
+    }
+    rows = []
+    for label, (value, told) in figures.items():
+        values = [
+            {
+                "x": group[0].cell.short[keys[0]] if keys else "",
+                "y": "; ".join(group[0].cell.short[key] for key in keys[1:]),
+                "method": group[0].strategy,
+                "value": None if math.isnan(mean) else mean,
+                "told": "none" if math.isnan(mean) else told(mean),
+            }
+            for group in groups
+            for mean in [_mean(group, value)]
+        ]
+        if any(one["value"] for one in values):
+            rows.append(_map(values, label, keys))
+    chart: alt.VConcatChart = alt.vconcat(*rows, title=alt.TitleParams(title, anchor="start")).resolve_scale(color="independent")
+    return chart
+
+
+def _map(values: Sequence[Mapping[str, object]], label: str, keys: Sequence[str]) -> alt.FacetChart:
+    order = {name: _in_order(values, name) for name in ("x", "y", "method")}
+    x = alt.X("x:N", sort=order["x"], title=keys[0] if keys else None, axis=alt.Axis(labelAngle=0, labelExpr=LINES))
+    y = alt.Y("y:N", sort=order["y"], title="; ".join(keys[1:]) or None, axis=alt.Axis(labelLimit=240, labelExpr=LINES))
+    base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
+    scale = alt.Scale(range=["#FFF7EC", "#FDBB84", "#D7301F"])
+    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", scale=scale, legend=None))
+    words = base.mark_text(fontSize=11).encode(text="told:N")
+    column = alt.Column("method:N", sort=order["method"], title=label, header=alt.Header(titleAnchor="start", titleFontSize=13))
+    chart: alt.FacetChart = alt.layer(cells, words).properties(**CELL).facet(column=column)
+    return chart
+
+
+def participation(measured: Sequence[Measured], title: str) -> alt.FacetChart:
+    """Used updates per client of each class of devices, by cell and method."""
+    shares = [
+        {
+            "cell": "; ".join(f"{key} {value}" for key, value in run.cell.short.items()),
+            "method": run.strategy,
+            "class": kind,
+            "updates": run.used.get(kind, 0) / number,
+        }
+        for run in measured
+        for kind, number in run.clients.items()
+    ]
+    cells, methods = _in_order(shares, "cell"), _in_order(shares, "method")
+    heading = alt.TitleParams(title, subtitle="updates used per client of a class, in the mean over the seeds", anchor="start")
+    chart: alt.FacetChart = (
+        alt.Chart(alt.Data(values=shares))
+        .mark_bar()
+        .encode(
+            x=alt.X("mean(updates):Q", title="updates per client"),
+            y=alt.Y("class:N", title=None),
+            color=alt.Color("class:N", legend=None),
+            row=alt.Row("cell:N", sort=cells, title=None, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=260)),
+            column=alt.Column("method:N", sort=methods, title=None),
+        )
+        .properties(width=150, height=alt.Step(16), title=heading)
+    )
+    return chart
+
+
+def _in_order(values: Sequence[Mapping[str, object]], name: str) -> list[str]:
+    """What a column holds, each once, in the order of its first."""
+    return list(dict.fromkeys(str(value[name]) for value in values))
