@@ -6,7 +6,7 @@ Every section is the configuration object of the component it configures, so a d
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
@@ -271,10 +271,19 @@ def _apply(tree: dict[str, object], override: str) -> None:
     if not equals or not all(path):
         raise ConfigError("--set", expected="key=value, for example schedule.rounds=10", found=override)
     value = parse_yaml(text, f"--set {key}")
-    node = tree
-    for name in path[:-1]:
-        child = node.setdefault(name, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}", expected=f"{name} to be a section", found=shown(child))
-        node = child
-    node[path[-1]] = value
+    node: Any = tree
+    for place, name in enumerate(path):
+        own: Any = name
+        if isinstance(node, list):
+            if not name.isdecimal() or int(name) >= len(node):
+                expected = f"a position from 0 to {len(node) - 1} after {'.'.join(path[:place])}, which is a list"
+                raise ConfigError(f"--set {key}", expected=expected, found=name)
+            own = int(name)
+        elif not isinstance(node, dict):
+            raise ConfigError(f"--set {key}", expected=f"{path[place - 1]} to be a section", found=shown(node))
+        if place == len(path) - 1:
+            node[own] = value
+        elif isinstance(node, dict):
+            node = node.setdefault(name, {})
+        else:
+            node = node[own]

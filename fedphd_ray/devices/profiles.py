@@ -37,7 +37,7 @@ class DeviceClass(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$", max_length=40)]
-    share: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    share: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     macs_per_second: Quantity
     memory_gib: Quantity = 1e6
     download_mbps: Quantity
@@ -159,6 +159,8 @@ class DevicesConfig(Section):
                 found=" and ".join(given) or "none of them",
                 remedy="for example devices: {preset: phones}",
             )
+        if self.classes and not any(own.share for own in self.classes):
+            raise ConfigError("devices.classes", expected="a share above 0 of some class", found="none")
         return self
 
     def build(self, num_clients: int, num_nodes: int, seed: int, num_edges: int | None = None) -> "Devices":

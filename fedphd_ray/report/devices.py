@@ -12,6 +12,7 @@ from fedphd_ray.report import text
 
 BARS = " ▁▂▃▄▅▆▇█"
 BINS = 12
+UNLIMITED = 1e14  # bytes: nobody said how much there is
 
 
 def print_devices(console: Console, simulated: Simulated) -> None:
@@ -33,6 +34,8 @@ def print_devices(console: Console, simulated: Simulated) -> None:
         **{label: (seconds, text.duration) for label, seconds in simulated.client_seconds.items()},
     }
     for label, (values, told) in rows.items():
+        if label == "memory" and values.min() >= UNLIMITED:
+            continue
         marks = np.quantile(values, [0.0, 0.5, 0.9, 1.0], method="nearest")
         table.add_row(label, *(told(float(mark)) for mark in marks), histogram(values))
     console.print(table)
