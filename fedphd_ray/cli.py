@@ -85,13 +85,14 @@ def plan(
         Path | None, typer.Option(metavar="FILE.png", help="A picture of one round of simulated devices; .svg, too.")
     ] = None,
     round: Annotated[int, typer.Option("--round", min=1, help="The round of --timeline.")] = 1,
+    edge_choices: Annotated[bool, typer.Option("--edge-choices", help="Compare all rules of edge choice.")] = False,
 ) -> None:
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
     with at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
         from fedphd_ray.errors import ResourceError  # noqa: PLC0415
-        from fedphd_ray.forecast import forecast, stock_forecast  # noqa: PLC0415
-        from fedphd_ray.report.tables import describe, print_forecast  # noqa: PLC0415
+        from fedphd_ray.forecast import edge_rules, forecast, stock_forecast  # noqa: PLC0415
+        from fedphd_ray.report.tables import describe, print_edge_choices, print_forecast  # noqa: PLC0415
         from fedphd_ray.runtime.policy.placement import Node, decide, store_size  # noqa: PLC0415
         from fedphd_ray.runtime.workers.device import this_machine  # noqa: PLC0415
 
@@ -117,7 +118,10 @@ def plan(
             if cost.simulated is None:
                 raise UserError("--timeline", expected="a configuration with simulated devices", found="no section devices")
             draw_timeline(cost.simulated, round, timeline, describe(experiment))
+        rules = edge_rules(experiment) if edge_choices else {}
     print_forecast(console, cost, describe(experiment), stock, placement)
+    if rules:
+        print_edge_choices(console, rules)
     if picture is not None:
         say(f"who holds what: {picture}")
     if timeline is not None:

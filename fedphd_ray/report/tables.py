@@ -1,5 +1,6 @@
 """Tables for the terminal: what a run will cost, and what came of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
     console.print(network)
     console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations"))
     console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)
+    if (edges := forecast.edges) is not None:
+        console.print(
+            f"edges when they send: homogeneity SH {edges.homogeneity:.3f} (the worst: {edges.worst:.3f}), "
+            f"load imbalance {text.percent(edges.imbalance)}",
+            highlight=False,
+        )
     if forecast.simulated is not None:
         print_devices(console, forecast.simulated)
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
@@ -122,3 +129,17 @@ def _clients(forecast: Forecast) -> Table:
             f"median {sizes[len(sizes) // 2]}, most {sizes[-1]}"
         )
     return table
+
+
+def print_edge_choices(console: Console, forecasts: Mapping[str, Forecast]) -> None:
+    """Rules of edge choice side by side: homogeneity, load, traffic at the cloud, and simulated time where there is one."""
+    table = Table(title=f"Edge choices over {next(iter(forecasts.values())).rounds} rounds", title_justify="left")
+    table.add_column("rule")
+    for column in ("SH", "worst SH", "imbalance", "all hops", "simulated time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, own in forecasts.items():
+        assert own.edges is not None
+        figures = (f"{own.edges.homogeneity:.3f}", f"{own.edges.worst:.3f}", f"{own.edges.imbalance:.3f}")
+        seconds = "" if own.simulated is None else text.duration(own.simulated.seconds)
+        table.add_row(name, *figures, text.num_bytes(sum(own.bytes_by_hop.values())), seconds)
+    console.print(table)
