@@ -120,6 +120,13 @@ class Config(Section):
                 found=self.schedule.policy.name,
                 remedy="for example devices: {preset: phones}",
             )
+        if self.schedule.sampling.needs_times and self.devices is None:
+            raise ConfigError(
+                "schedule.sampling",
+                expected="a rule that goes without times, where there is no section devices",
+                found=self.schedule.sampling.name,
+                remedy="for example devices: {preset: phones}",
+            )
         pairs = self.strategy.reported_parts(range(4), numpy_rng(self.seed, Purpose.REPORTED_PARTS))
         if isinstance(self.schedule.policy, Buffered) and pairs:
             raise ConfigError(

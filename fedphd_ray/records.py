@@ -165,6 +165,7 @@ class LocalOrder:
         plan_channels: length of the plan by which the network was pruned; 0 before that.
         plan_owed: clients that keep state of the former architecture: they are sent that plan.
         factors: client -> factor on its weight; a client not in it has 1.
+        work: client -> share of its local steps that it takes, one at least; a client not in it takes all.
     """
 
     round: int
@@ -176,6 +177,7 @@ class LocalOrder:
     plan_channels: int = 0
     plan_owed: frozenset[int] = frozenset()
     factors: Mapping[int, float] = field(default_factory=dict)
+    work: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

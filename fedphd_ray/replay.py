@@ -12,6 +12,7 @@ from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.federation.links import Link, Message
 from fedphd_ray.federation.merge import held_by
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
+from fedphd_ray.federation.simulated import SimulatedSchedule
 from fedphd_ray.federation.workload import Workload, lost_rows
 from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics
@@ -127,22 +128,19 @@ class Replay:
         devices = self._experiment.devices
         if devices is None:
             return None
-        alone = {"round": self._alone(devices, 0)}
+        alone = {"round": self._alone(0)}
         if len(self._held) > 1:
-            alone = {"round, dense": alone["round"], "round, pruned": self._alone(devices, len(self._held) - 1)}
+            alone = {"round, dense": alone["round"], "round, pruned": self._alone(len(self._held) - 1)}
         return Simulated(devices, tuple(self._flights), self._seconds, alone)
 
-    def _alone(self, devices: Devices, version: int) -> NDArray[np.float64]:
+    def _alone(self, version: int) -> NDArray[np.float64]:
         """Seconds [num_clients] of a round in one architecture."""
-        workload = self._workload(version)
-        clients = range(self._experiment.population.num_clients)
-        work = np.array([workload.work(client) for client in clients])
-        down, up = workload.download_bytes(0), workload.upload_bytes(None)
-        return np.asarray(2 * devices.latency + 8 * down / devices.download + work / devices.speed + 8 * up / devices.upload)
+        assert isinstance(self._experiment.schedule, SimulatedSchedule)
+        return self._experiment.schedule.seconds(self._workload(version))
 
     def _workload(self, version: int | None = None) -> Workload:
         version = self._version if version is None else version
-        experiment, sizes = self._experiment, self._experiment.population.num_samples
+        experiment = self._experiment
         return Workload(
             strategy=experiment.strategy,
             topology=experiment.topology,
@@ -150,7 +148,7 @@ class Replay:
             held=self._held[version],
             counts=self._counts,
             cost=experiment.costs[version],
-            images=lambda client: experiment.local.images_through(int(sizes[client])),
+            images=experiment.training_images,
             known=self._with_state,
             owed=self._owed,
             first=not self._syncs and not any(held for level in self._holds for held in level),

@@ -20,7 +20,6 @@ from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Flight, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics
-from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
 
 JOBS, NOW, COUNTS = "jobs", "now", "aggregations"
@@ -92,7 +91,7 @@ class _Floor:
         workload: Workload,
     ) -> None:
         self._schedule, self._plan, self._strategy, self._population = schedule, plan, strategy, population
-        self._edges, self._workload = edges, workload
+        self._edges, self._memory, self._workload = edges, memory, workload
         self._now = float(memory[NOW][0]) if NOW in memory else 0.0
         num_edges = len(schedule.topology.aggregators)
         self._counts = np.array(memory[COUNTS]) if COUNTS in memory else np.zeros(num_edges)
@@ -165,15 +164,11 @@ class _Floor:
         idle = self._there.copy()
         busy = [*self._simulation.jobs, *self._waiting, *(job for job, _ in self._lost)]
         idle[[job.client for job in busy]] = False
-        candidates = np.flatnonzero(idle)
-        if free <= 0 or not len(candidates):
+        if free <= 0 or not idle.any():
             return
         key = (round, self._draws) if self._draws else (round,)
         self._draws += 1
-        drawn = numpy_rng(schedule.seed, Purpose.COHORT, *key).choice(
-            len(candidates), size=min(free, len(candidates)), replace=False
-        )
-        cohort = sorted(int(client) for client in candidates[drawn])
+        cohort = schedule.cohort(key, free, idle, self._population, self._memory, self._workload)
         chosen = schedule.edges_for(cohort, self._strategy, self._population, self._edges, key)
         self._hand_down()
         for client, edge in zip(cohort, chosen, strict=True):

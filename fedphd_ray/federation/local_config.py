@@ -53,6 +53,11 @@ class LocalConfig(Section):
         """Images that one client's training takes, repetitions counted, for a client of `num_images`; 1 at least."""
         return max(1, self.epochs * num_images if self.steps is None else self.steps * self.batch_size)
 
+    def num_steps(self, num_images: int, share: float = 1.0) -> int:
+        """Optimiser steps of a client of `num_images`; of a share of them one at least, if it takes any."""
+        steps = self.epochs * -(-num_images // self.batch_size) if self.steps is None else self.steps
+        return steps if share >= 1 else min(steps, max(1, round(share * steps)))
+
     @property
     def compiled_batch(self) -> int:
         """Images in the batches that go through a compiled network; 0 for none."""

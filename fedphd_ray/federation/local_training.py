@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from types import MappingProxyType
 from typing import Protocol
 
@@ -126,7 +127,8 @@ class LocalTrainer:
             model.vector.copy_(initial)
             optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
             losses, num_images = [], 0
-            for batch in batches(examples, config, self.num_classes, generator):
+            all_batches = batches(examples, config, self.num_classes, generator)
+            for batch in islice(all_batches, config.num_steps(len(images), order.work.get(client, 1.0))):
                 before_step()
                 losses.append(self._step(model, batch, method, optimizer, generator, order.sparsity))
                 num_images += len(batch)

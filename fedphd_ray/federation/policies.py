@@ -5,16 +5,19 @@ and whose updates are used. Clients that are not done by then are told to stop.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.devices.simulation import Job
 from fedphd_ray.sections import Section
 
 Seconds = Annotated[float, Field(gt=0, le=1e12)]
+Times = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class Wait(Section):
         """How many clients are asked where so many are wanted."""
         return wanted
 
+    def shares(self, cohort: Sequence[int], times: Callable[[], tuple[Times, Times]]) -> dict[int, float]:
+        """Client -> share of its local steps that it takes; who is not in it takes all.
+
+        Args:
+            cohort: who is asked.
+            times: gives the seconds that each registered client takes to receive and send [num_clients], and to train.
+        """
+        return {}
+
     def settle(self, jobs: Sequence[Job], begins: Mapping[int, float], wanted: int) -> Settled:
         """Who is in, and when it ends.
 
@@ -52,7 +64,31 @@ class Wait(Section):
         )
 
 
-class Deadline(Section):
+class ScaleWork(Wait):
+    """For everybody, but slow clients take fewer steps: as many as they have time for until the median client is done.
+
+    Updates of different lengths are made comparable by FedNova (`strategy.name: fednova`); other methods take them as they are.
+
+    Attributes:
+        least: share of its steps that every client takes.
+    """
+
+    name: Literal["scale_work"]  # type: ignore[assignment]  # another policy by another name
+    least: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def describe(self) -> str:
+        """In a few words."""
+        return "slow clients take fewer steps"
+
+    def shares(self, cohort: Sequence[int], times: Callable[[], tuple[Times, Times]]) -> dict[int, float]:
+        """See `Wait`."""
+        links, training = times()
+        due = float(np.median(links[cohort] + training[cohort]))
+        shares = {client: max(self.least, (due - links[client]) / max(training[client], 1e-12)) for client in cohort}
+        return {client: float(share) for client, share in shares.items() if share < 1}
+
+
+class Deadline(Wait):
     """For so many seconds at every edge, or until it has its least number of updates; or until nobody is left to wait for.
 
     Attributes:
@@ -60,17 +96,13 @@ class Deadline(Section):
         least_updates: an edge waits longer until it has as many.
     """
 
-    name: Literal["deadline"]
+    name: Literal["deadline"]  # type: ignore[assignment]  # another policy by another name
     seconds: Seconds
     least_updates: NonNegativeInt = 0
 
     def describe(self) -> str:
         """In a few words."""
         return f"rounds end after {self.seconds:g} s"
-
-    def asks(self, wanted: int) -> int:
-        """See `Wait`."""
-        return wanted
 
     def settle(self, jobs: Sequence[Job], begins: Mapping[int, float], wanted: int) -> Settled:
         """See `Wait`."""
@@ -86,10 +118,10 @@ class Deadline(Section):
         return Settled(frozenset(used), ends)
 
 
-class OverSelect(Section):
+class OverSelect(Wait):
     """Asks `extra` clients more than are wanted, and takes those who are done first, over all edges (Bonawitz et al. 2019)."""
 
-    name: Literal["over_select"]
+    name: Literal["over_select"]  # type: ignore[assignment]  # another policy by another name
     extra: PositiveInt
 
     def describe(self) -> str:
@@ -138,8 +170,8 @@ class Buffered(Section):
         return float((1 + staleness) ** -self.staleness_exponent)
 
 
-Synchronous = Wait | Deadline | OverSelect
-Policy = Annotated[Wait | Deadline | OverSelect | Buffered, Field(discriminator="name")]
+Synchronous = Wait | Deadline | OverSelect | ScaleWork
+Policy = Annotated[Wait | Deadline | OverSelect | ScaleWork | Buffered, Field(discriminator="name")]
 
 
 def _by_edge(jobs: Sequence[Job]) -> dict[int, list[Job]]:

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.policies import Policy, Wait
+from fedphd_ray.federation.sampling import Draw, Sampling, UniformSampling
 from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
@@ -31,15 +32,18 @@ class ScheduleConfig(Section):
         clients_per_round: cohort size K; clients are drawn without replacement.
         block_size: clients per reduction block. It changes rounding, hence bits, so it belongs to the experiment and not to
             the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
+        sampling: which of the clients that can be asked are asked.
         policy: whose updates a round takes, where devices are simulated; `wait` takes those of everybody who was asked.
     """
 
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
     block_size: PositiveInt = 5
+    sampling: Sampling = UniformSampling()
     policy: Policy = Wait()
 
 
+LOSSES = "losses"  # in a planner's memory
 MOST_NODES = 100_000  # of a tier: each is an actor
 
 
@@ -134,7 +138,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int] = ()) -> None:
         self.rounds = config.rounds
         self.topology = hierarchy.topology()
-        self.edge_choice = hierarchy.edge_choice
+        self.edge_choice, self.sampling = hierarchy.edge_choice, config.sampling
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
         self.prune_rounds = frozenset(prune_rounds)
@@ -168,7 +172,8 @@ class Schedule:
             memory: what `remember` has made of former rounds; here nothing.
             workload: what the round will ask of its clients; here it does not matter.
         """
-        return self.drawn(round, strategy, population, edges, self.cohort_size, np.ones(population.num_clients, bool))
+        there = np.ones(population.num_clients, bool)
+        return self.drawn(round, strategy, population, edges, self.cohort_size, there, memory)
 
     def drawn(
         self,
@@ -178,11 +183,11 @@ class Schedule:
         edges: Sequence[EdgeStatistics],
         num: int,
         there: NDArray[np.bool_],
+        memory: Memory,
+        workload: Workload | None = None,
     ) -> RoundPlan:
         """A plan in which everybody is in who was drawn: so many of those who can be asked, or all of them."""
-        cohort_rng, candidates = numpy_rng(self.seed, Purpose.COHORT, round), np.flatnonzero(there)
-        drawn = candidates[cohort_rng.choice(len(candidates), size=min(num, len(candidates)), replace=False)]
-        cohort = sorted(int(client) for client in drawn)
+        cohort = self.cohort((round,), num, there, population, memory, workload)
         choices = self.edges_for(cohort, strategy, population, edges, (round,))
         edge_of = dict(zip(cohort, choices, strict=True))
         parts_rng = numpy_rng(self.seed, Purpose.REPORTED_PARTS, round)
@@ -193,6 +198,31 @@ class Schedule:
             prunes=round in self.prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
         )
+
+    def cohort(
+        self,
+        key: tuple[int, ...],
+        num: int,
+        there: NDArray[np.bool_],
+        population: Population,
+        memory: Memory,
+        workload: Workload | None,
+    ) -> list[int]:
+        """Clients that are asked, by their ids; `key` begins with the round."""
+        losses = memory[LOSSES] if LOSSES in memory else np.full(population.num_clients, np.nan)
+        draw = Draw(
+            num=num,
+            candidates=np.flatnonzero(there),
+            images=population.num_samples,
+            losses=losses,
+            seconds=self.seconds(workload) if self.sampling.needs_times or self.sampling.needs_losses else None,
+            rng=numpy_rng(self.seed, Purpose.COHORT, *key),
+        )
+        return sorted(int(client) for client in self.sampling.draw(draw))
+
+    def seconds(self, workload: Workload | None) -> NDArray[np.float64] | None:
+        """What each client would take for a round; None where nobody knows."""
+        return None
 
     def edges_for(
         self,
@@ -210,9 +240,15 @@ class Schedule:
         """Seconds from a client to each edge [num_edges]; here nobody is far from any."""
         return np.zeros(len(self.topology.aggregators))
 
-    def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport]) -> Memory:
+    def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport], population: Population) -> Memory:
         """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""
-        return plan.memory
+        if not self.sampling.needs_losses:
+            return plan.memory
+        losses = np.array(memory[LOSSES]) if LOSSES in memory else np.full(population.num_clients, np.nan)
+        for report in reports:
+            if not report.failure:
+                losses[report.client] = report.loss
+        return {**plan.memory, LOSSES: losses}
 
     def oldest_version(self, round: int, memory: Memory) -> int:
         """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""

@@ -42,6 +42,20 @@ class SimulatedSchedule(Schedule):
         """Seconds from a client to each edge [num_edges]."""
         return np.asarray(self.devices.latency[client] + self.devices.detour[client])
 
+    def seconds(self, workload: Workload | None) -> NDArray[np.float64]:
+        """What each client would take for a round with an edge of its own [num_clients]."""
+        assert workload is not None, "times follow from sizes"
+        return sum(self.parts_of(workload), np.zeros(len(self.devices.kinds)))
+
+    def parts_of(self, workload: Workload) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The same in two parts, links and training."""
+        devices = self.devices
+        down, up = workload.download_bytes(0), workload.upload_bytes(None)
+        return (
+            np.asarray(2 * devices.latency + 8 * down / devices.download + 8 * up / devices.upload),
+            np.asarray(workload.work_of_all / devices.speed),
+        )
+
     def there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
         """Who can be asked: is there, and can hold the network."""
         fits = self.devices.memory_bytes >= workload.cost.memory_bytes
@@ -57,7 +71,7 @@ class SimulatedSchedule(Schedule):
             starts=starts,
             latency=float(devices.latency[client] + devices.detour[client, edge]),
             download=(workload.download_bytes(client), float(devices.download[client])),
-            work=workload.work(client) / float(devices.speed[client]),
+            work=plan.steps.get(client, 1.0) * workload.work(client) / float(devices.speed[client]),
             upload=(workload.upload_bytes(parts), float(devices.upload[client])),
             leaves=devices.leaves(plan.round, client),
         )
@@ -112,9 +126,10 @@ class SynchronousSchedule(SimulatedSchedule):
         assert workload is not None, "times follow from sizes"
         clock = Clock(self.devices, self.topology, memory.get(CLOCK))
         num = self._policy.asks(self.cohort_size)
-        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload))
+        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload), memory, workload)
         if drawn.edge_of:
             clock.hand_down(workload)
+            drawn = replace(drawn, steps=self._policy.shares(list(drawn.edge_of), lambda: self.parts_of(workload)))
         flights = self._fly(drawn, workload, clock)
         used = {flight.client: flight.edge for flight in flights if not flight.fate}
         plan = replace(drawn, aggregations=tuple(self.aggregations(round, used)), flights=flights)

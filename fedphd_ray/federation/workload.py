@@ -1,6 +1,6 @@
 """What a round asks of clients and links: bytes of messages, work of local training, memory. Known before anything is trained."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,7 +37,7 @@ class Workload:
         held: what aggregators have; values do not matter.
         counts: label counts, where the method shares them.
         cost: of the network.
-        images: client -> images that its local training takes.
+        images: that the local training of each client takes [num_clients].
         known: clients that keep something of their own.
         owed: clients that are still owed the pruning plan.
         first: nobody has been given a model yet.
@@ -50,7 +50,7 @@ class Workload:
     held: Holdings
     counts: NDArray[np.int64] | None
     cost: Cost
-    images: Callable[[int], int]
+    images: NDArray[np.int64]
     known: Container[int]
     owed: Container[int]
     first: bool
@@ -92,7 +92,12 @@ class Workload:
 
     def work(self, client: int) -> float:
         """MACs of a client's local training."""
-        return float(FORWARD_AND_BACKWARD * self.cost.macs * self.images(client))
+        return float(FORWARD_AND_BACKWARD * self.cost.macs * self.images[client])
+
+    @property
+    def work_of_all(self) -> NDArray[np.float64]:
+        """The same of every client [num_clients]."""
+        return np.asarray(FORWARD_AND_BACKWARD * self.cost.macs * self.images.astype(np.float64))
 
     def _bytes(self, message: Message) -> int:
         rows = Link(0, self.topology.to_client, "", "", self.codec).rows(message)

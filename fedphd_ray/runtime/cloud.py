@@ -124,6 +124,7 @@ class Cloud:
                     plan_channels=state.plan_channels,
                     plan_owed=state.plan_owed.intersection(clients),
                     factors={client: factor for client, factor in weighed.items() if factor != 1.0},
+                    work={client: plan.steps[client] for client in clients if client in plan.steps},
                 )
                 past = {block.version: state.past[block.version][0][edge] for block in blocks if block.version is not None}
                 fresh = state.edge_statistics[edge].weight == 0
@@ -158,7 +159,7 @@ class Cloud:
             state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
-            memory=self._experiment.schedule.remember(plan, state.memory, reports),
+            memory=self._experiment.schedule.remember(plan, state.memory, reports, self._experiment.population),
         )
 
     def _aggregate(

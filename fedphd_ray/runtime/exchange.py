@@ -29,7 +29,7 @@ def planned(experiment: Experiment, state: RunState) -> RoundPlan:
 
 def workload_of(experiment: Experiment, state: RunState) -> Workload:
     """What the next round will ask of clients and links."""
-    strategy, sizes = experiment.strategy, experiment.population.num_samples
+    strategy = experiment.strategy
     none = not any(held is not None for level in state.models for held in level)
     return Workload(
         strategy=strategy,
@@ -38,7 +38,7 @@ def workload_of(experiment: Experiment, state: RunState) -> Workload:
         held=Holdings.of(state.broadcast(strategy.server_sends), strategy, state.plan_channels),
         counts=_shared_counts(experiment, state, 0),
         cost=experiment.costs[state.model.version],
-        images=lambda client: experiment.local.images_through(int(sizes[client])),
+        images=experiment.training_images,
         known=state.client_states,
         owed=state.plan_owed,
         first=not state.syncs and none,

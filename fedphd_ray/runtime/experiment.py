@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedphd_ray.data.dataset import ImageDataset
@@ -87,6 +89,11 @@ class Experiment:
         """The registered clients."""
         data = self.dataset
         return Population(counts_by_client(data.labels, self.client_rows, data.num_classes))
+
+    @cached_property
+    def training_images(self) -> NDArray[np.int64]:
+        """Images that each client's local training takes, repetitions counted [num_clients]."""
+        return np.array([self.local.images_through(int(size)) for size in self.population.num_samples], np.int64)
 
     @cached_property
     def schedule(self) -> Schedule:

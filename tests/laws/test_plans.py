@@ -97,7 +97,7 @@ class Curious(Schedule):
 
         return replace(plan, aggregations=tuple(map(some, plan.aggregations)))
 
-    def remember(self, plan, memory, reports):
+    def remember(self, plan, memory, reports, population):
         losses = memory.get("losses", np.full(6, np.inf)).copy()
         for report in reports:
             losses[report.client] = report.loss
