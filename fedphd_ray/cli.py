@@ -122,6 +122,8 @@ def plan(
     print_forecast(console, cost, describe(experiment), stock, placement)
     if rules:
         print_edge_choices(console, rules)
+    if experiment.schedule_config.sampling.needs_losses:
+        say("note: who is asked will depend on reported losses; bytes and times are those of a run in which nobody reports any")
     if picture is not None:
         say(f"who holds what: {picture}")
     if timeline is not None:

@@ -90,6 +90,7 @@ class Point:
         cloud_bytes: over the cloud's link.
         client_bytes: over the clients' links.
         macs: forward MACs of local training (images times MACs of one forward of the network of that round).
+        sim_seconds: simulated time; 0 where devices are not simulated.
     """
 
     round: int
@@ -98,6 +99,7 @@ class Point:
     cloud_bytes: int
     client_bytes: int
     macs: int
+    sim_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Ent
     )
     cloud = accumulate((record.moved(cloud=True) for record in records), initial=0)
     client = accumulate((record.moved(cloud=False) for record in records), initial=0)
-    sums = list(zip(cloud, client, macs, strict=True))
+    sums = list(zip(cloud, client, macs, [0.0, *(record.sim_seconds for record in records)], strict=True))
     judged = {QualityFigures.model_validate(line).round: QualityFigures.model_validate(line) for line in metrics.qualities()}
     points = tuple(
         Point(round, versions[round], quality.fid, *sums[round])
@@ -252,6 +254,7 @@ class RoundFigures(BaseModel):
     version: int
     local_steps: int
     num_images: int
+    sim_seconds: float = 0.0
     bytes_by_hop: dict[Annotated[str, Field(pattern="^[a-z0-9]+_to_[a-z0-9]+$")], int]
 
     def moved(self, *, cloud: bool) -> int:

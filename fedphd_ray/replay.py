@@ -32,12 +32,14 @@ class Simulated:
         flights: per round, of everybody whose work ended in it.
         seconds: simulated, of the whole run.
         client_seconds: what each client would take for a round if nobody shared its edge [num_clients], by architecture.
+        needed_bytes: memory that training takes on a client, by architecture.
     """
 
     devices: Devices
     flights: tuple[tuple[Flight, ...], ...]
     seconds: float
     client_seconds: dict[str, NDArray[np.float64]]
+    needed_bytes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class Replay:
         alone = {"round": self._alone(0)}
         if len(self._held) > 1:
             alone = {"round, dense": alone["round"], "round, pruned": self._alone(len(self._held) - 1)}
-        return Simulated(devices, tuple(self._flights), self._seconds, alone)
+        needed = tuple(cost.memory_bytes for cost in self._experiment.costs)
+        return Simulated(devices, tuple(self._flights), self._seconds, alone, needed)
 
     def _alone(self, version: int) -> NDArray[np.float64]:
         """Seconds [num_clients] of a round in one architecture."""

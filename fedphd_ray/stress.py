@@ -186,7 +186,6 @@ def target_of(measured: Sequence[Measured]) -> float:
 
 def _measured(cell: Cell, strategy: str, config: Config, directory: Path, entry: Entry) -> Measured:
     lines = MetricsFile(directory).rounds()
-    seconds = {int(str(line["round"])): float(str(line["sim_seconds"])) for line in lines}
     devices = config.simulated()
     kinds = ("client",) * config.data.num_clients if devices is None else devices.kinds
     used, unused = Counter[str](), Counter[str]()
@@ -202,7 +201,7 @@ def _measured(cell: Cell, strategy: str, config: Config, directory: Path, entry:
         fid=entry.end.fid,
         kid=math.nan if entry.summary.kid is None else entry.summary.kid,
         sim_seconds=entry.summary.sim_seconds,
-        reached={point.round: (seconds.get(point.round, 0.0), point.fid) for point in entry.points},
+        reached={point.round: (point.sim_seconds, point.fid) for point in entry.points},
         cloud_bytes=entry.end.cloud_bytes,
         client_bytes=entry.end.client_bytes,
         lost_bytes=int(lost or 0),

@@ -103,11 +103,13 @@ def figure(entries: Sequence[Entry], title: str) -> alt.VConcatChart:
         _panel(values, color, shape, "macs", "forward MACs of local training", fid, log=False),
         _panel(values, color, shape, "round", "round", fid, log=False),
     ]
+    if any(value["sim_seconds"] for value in values):
+        panels.append(_panel(values, color, shape, "sim_seconds", "simulated seconds", fid, log=False))
     notes = ["dashed: the untrained network"]
     notes += ["ring: first judged after the pruning"] if any(value["just_pruned"] for value in values) else []
     notes += ["bars: standard deviation over the seeds"] if any(value["low"] != value["high"] for value in values) else []
     heading = alt.TitleParams(title, subtitle="; ".join(notes), anchor="start")
-    chart: alt.VConcatChart = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]), title=heading)
+    chart: alt.VConcatChart = alt.vconcat(*(alt.hconcat(*panels[at : at + 2]) for at in range(0, len(panels), 2)), title=heading)
     styled: alt.VConcatChart = chart.configure_legend(title=None, symbolSize=80)
     return styled
 
@@ -155,6 +157,7 @@ def _mean_points(entries: Sequence[Entry]) -> list[dict[str, object]]:
                     "cloud_bytes": statistics.fmean(point.cloud_bytes for point in own),
                     "client_bytes": statistics.fmean(point.client_bytes for point in own),
                     "macs": statistics.fmean(point.macs for point in own),
+                    "sim_seconds": statistics.fmean(point.sim_seconds for point in own),
                 }
             )
             version = own[0].version

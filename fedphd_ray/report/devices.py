@@ -39,6 +39,9 @@ def print_devices(console: Console, simulated: Simulated) -> None:
         marks = np.quantile(values, [0.0, 0.5, 0.9, 1.0], method="nearest")
         table.add_row(label, *(told(float(mark)) for mark in marks), histogram(values))
     console.print(table)
+    needed = " and then ".join(text.num_bytes(size) for size in simulated.needed_bytes)
+    small = " and then ".join(str(int((devices.memory_bytes < size).sum())) for size in simulated.needed_bytes)
+    console.print(f"training takes {needed} on a client; clients that cannot hold it: {small}", highlight=False)
     flights = [flight for round in simulated.flights for flight in round]
     fates = Counter(flight.fate or "used" for flight in flights)
     told_fates = ", ".join(f"{number} {fate}" for fate, number in fates.most_common())

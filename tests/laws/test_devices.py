@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from federations import FLAT, Outcome, Recorder, federate, method, reference, sums_by_hop, tiny
+from federations import FLAT, Outcome, Recorder, federate, first_sendings, method, reference, sums_by_hop, tiny
 
 from fedphd_ray.config import Config
 from fedphd_ray.federation.ledger import read_ledger
@@ -26,6 +26,7 @@ MIXED = {
     "availability": {"name": "markov", "leave": 0.3, "join": 0.6},
     "dropout": {"training": 0.1, "upload": 0.15},
 }
+PLACEMENTS = [Placement(1, False, ""), Placement(2, False, ""), Placement(3, False, ""), Placement(6, True, "")]
 POLICIES: dict[str, dict[str, object]] = {
     "wait": {"name": "wait"},
     "deadline": {"name": "deadline", "seconds": 2.5, "least_updates": 1},
@@ -68,7 +69,7 @@ def test_something_happens_in_these_federations(policy: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("placement", [Placement(1, False, ""), Placement(3, False, ""), Placement(6, True, "")])
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_same_bits_and_times_everywhere(policy: str, placement: Placement, actor_pool: ActorPool) -> None:
     chosen, one = mixed(policy), in_one_process(policy)
     there = federate(chosen, RayBackend(chosen.build().host_setup(), placement, chosen.runtime, actor_pool))
@@ -77,6 +78,21 @@ def test_same_bits_and_times_everywhere(policy: str, placement: Placement, actor
         (r.sim_seconds, r.unused, r.participants) for r in one.records
     ]
     assert sorted(there.transfers) == sorted(one.transfers)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("policy", ["deadline", "buffered"])
+def test_a_real_death_is_none_of_the_simulation(policy: str, actor_pool: ActorPool) -> None:
+    """A host dies in round 3, in the middle of a buffer: same bits, same clock; what is sent again takes no simulated time."""
+    faults = [{"round": 3, "host": 0, "kind": "kill"}]
+    chosen = mixed(policy, faults=faults, runtime={"backend": "ray"})
+    backend, one = RayBackend(chosen.build().host_setup(), PLACEMENTS[1], chosen.runtime, actor_pool), in_one_process(policy)
+    outcome = federate(chosen, backend)
+    assert [len(record.replacements) for record in outcome.records] == [0, 0, 1, 0, 0, 0]
+    assert outcome.sha256 == one.sha256
+    assert [record.sim_seconds for record in outcome.records] == [record.sim_seconds for record in one.records]
+    assert first_sendings(outcome.transfers) == first_sendings(one.transfers)
+    assert all(row.sim_seconds == 0 for row in outcome.transfers if row.attempt and row.destination.startswith("client"))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -244,6 +260,25 @@ def test_rounds_without_anybody(devices: dict[str, object], hierarchy: dict[str,
     assert [record.participants for record in outcome.records] == [{}] * 4
     assert all(row.lost or not row.hop.touches_client for row in outcome.transfers)
     assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES.values()], ids=[*POLICIES])
+def test_one_client_and_an_edge_with_nobody_for_ten_rounds(policy: dict[str, object]) -> None:
+    data = {**tiny().model_dump(mode="json")["data"], "num_clients": 1, "partition": {"name": "iid"}}
+    schedule = {"rounds": 10, "clients_per_round": 1, "policy": policy | ({"size": 1} if "size" in policy else {})}
+    config = tiny(
+        strategy={"name": "fedavg"},
+        data=data,
+        devices={"classes": [EQUAL]},
+        schedule=schedule,
+        pruning=NO_PRUNING,
+        local={"steps": 1},
+    )
+    outcome = federate(config)
+    assert [record.participants for record in outcome.records] == [{0: 0}] * 10
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+    seconds = [record.sim_seconds for record in outcome.records]
+    assert seconds == sorted(seconds)
 
 
 def test_everybody_is_late() -> None:
