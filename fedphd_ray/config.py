@@ -222,6 +222,7 @@ class Config(Section):
         return Experiment(
             name=self.name,
             devices=self.simulated(),
+            feature_skew=self.data.feature_skew,
             seed=self.seed,
             dataset=dataset,
             client_rows=ClientRows.of(indices),

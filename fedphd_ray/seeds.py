@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     DEVICES = 12
     AVAILABILITY = 13
     DROPOUT = 14
+    LOOKS = 15
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

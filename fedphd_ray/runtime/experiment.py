@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
@@ -60,6 +61,7 @@ class Experiment:
         client_rows: per client, its rows of the data set (sorted, disjoint, together all of them).
         codec: how parameters are written for every link.
         devices: of clients and edges, where they are simulated.
+        feature_skew: how differently clients see their images.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
 
@@ -83,6 +85,7 @@ class Experiment:
     settings: Mapping[str, Any]
     codec: Codec = FLOAT32
     devices: Devices | None = None
+    feature_skew: FeatureSkew | None = None
 
     @cached_property
     def population(self) -> Population:
@@ -139,6 +142,7 @@ class Experiment:
             deterministic=self.runtime.deterministic,
             failures=self.failures,
             faults=self.faults,
+            feature_skew=self.feature_skew,
         )
 
     def demand(self, model_bytes: int) -> Demand:

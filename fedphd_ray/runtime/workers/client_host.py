@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
@@ -52,6 +53,7 @@ class HostSetup:
         deterministic: whether a GPU may use deterministic kernels only.
         failures: what happens when a client fails.
         faults: what is made to go wrong.
+        feature_skew: how differently clients see their images.
     """
 
     spec: UNetSpec
@@ -71,6 +73,7 @@ class HostSetup:
     deterministic: bool
     failures: FailureConfig
     faults: FaultScript
+    feature_skew: FeatureSkew | None = None
 
     @property
     def keeps_states(self) -> bool:
@@ -197,6 +200,8 @@ class ClientHost:
                     strike_before_training(kind)
                     rows = torch.from_numpy(setup.client_rows[client])
                     images = self._images[rows].to(self._device)
+                    if setup.feature_skew is not None:
+                        images = setup.feature_skew.look(client, setup.seed).of(images)
                     result = self._trainer.train(
                         model,
                         images,
