@@ -76,16 +76,20 @@ def stamped(rows: Sequence[Transfer], plan: RoundPlan, devices: Devices, topolog
     """A round's rows with the simulated seconds of each on its link.
 
     Rows of one message share its seconds by their bytes. What is sent again because a real process died takes none: in the
-    simulated federation that did not happen.
+    simulated federation that did not happen. (A client's upload happens once, whichever training it is of.)
     """
+
+    def again(row: Transfer) -> bool:
+        return row.attempt > 0 and row.hop != topology.from_client
+
     sizes: dict[tuple[str, ...], int] = defaultdict(int)
     for row in rows:
-        sizes[_message(row)] += 0 if row.attempt else row.num_bytes
+        sizes[_message(row)] += 0 if again(row) else row.num_bytes
     clients, places = _client_seconds(plan), {name: place for place, name in enumerate(topology.servers)}
 
     def seconds(row: Transfer) -> float:
         size = sizes[_message(row)]
-        if row.attempt or not size:
+        if again(row) or not size:
             return 0.0
         if row.hop.touches_client:
             down, up = clients[_client(row)]

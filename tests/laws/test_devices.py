@@ -83,16 +83,18 @@ def test_same_bits_and_times_everywhere(policy: str, placement: Placement, actor
 @pytest.mark.ray
 @pytest.mark.parametrize("policy", ["deadline", "buffered"])
 def test_a_real_death_is_none_of_the_simulation(policy: str, actor_pool: ActorPool) -> None:
-    """A host dies in round 3, in the middle of a buffer: same bits, same clock; what is sent again takes no simulated time."""
-    faults = [{"round": 3, "host": 0, "kind": "kill"}]
+    """A client's host dies in round 3, in the middle of a buffer: same bits, same clock; what is sent again takes no time."""
+    one = in_one_process(policy)
+    faults = [{"round": 3, "client": min(one.plans[2].edge_of), "kind": "kill"}]
     chosen = mixed(policy, faults=faults, runtime={"backend": "ray"})
-    backend, one = RayBackend(chosen.build().host_setup(), PLACEMENTS[1], chosen.runtime, actor_pool), in_one_process(policy)
-    outcome = federate(chosen, backend)
+    outcome = federate(chosen, RayBackend(chosen.build().host_setup(), PLACEMENTS[1], chosen.runtime, actor_pool))
     assert [len(record.replacements) for record in outcome.records] == [0, 0, 1, 0, 0, 0]
+    again = [row for row in outcome.transfers if row.attempt]
+    assert {str(row.hop) for row in again} == {"edge_to_client", "client_to_edge"}
+    assert all((row.sim_seconds == 0) == (row.hop == "edge_to_client") for row in again)
     assert outcome.sha256 == one.sha256
     assert [record.sim_seconds for record in outcome.records] == [record.sim_seconds for record in one.records]
     assert first_sendings(outcome.transfers) == first_sendings(one.transfers)
-    assert all(row.sim_seconds == 0 for row in outcome.transfers if row.attempt and row.destination.startswith("client"))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
