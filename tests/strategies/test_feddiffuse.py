@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.forecast import _Traffic
+from fedphd_ray.replay import Replay
 from fedphd_ray.strategies import FedDiffuse
 from fedphd_ray.strategies.feddiffuse import BOTTLENECK, DECODER, ENCODER
 from fedphd_ray.tensors import Layout, as_tensor
@@ -50,7 +50,7 @@ def config(mode: str, **changes: object) -> Config:
 def moved(mode: str, layout: Layout, rounds: int) -> int:
     """Bytes of a run of a network of this layout."""
     experiment = config(mode, schedule={"rounds": rounds, "clients_per_round": 6}).build()
-    return sum(_Traffic(experiment, [layout], 0).replay()[0].values())
+    return sum(Replay(experiment, [layout], 0).replay()[0].values())
 
 
 @pytest.mark.parametrize("mode", MODES)
