@@ -31,6 +31,7 @@ LEDGER_COLUMNS = {
     "num_bytes": "int64",
     "sim_seconds": "double",
     "attempt": "int32",
+    "lost": "bool",
 }
 
 
