@@ -10,11 +10,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.devices.simulation import NUM_COLUMNS, Job, Simulation
 from fedphd_ray.federation.clock import Clock
 from fedphd_ray.federation.policies import Buffered
-from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
 from fedphd_ray.federation.simulated import CLOCK, SimulatedSchedule
 from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Flight, Memory, RoundPlan
@@ -26,29 +24,8 @@ JOBS, NOW, COUNTS = "jobs", "now", "aggregations"
 VERSION = 2  # column of a table of jobs
 
 
-class BufferedSchedule(SimulatedSchedule):
-    """Plans the next aggregation.
-
-    Args:
-        config: see `Schedule`; `clients_per_round` clients are at work at any time.
-        hierarchy: see `Schedule`.
-        seed: see `Schedule`.
-        prune_rounds: see `Schedule`.
-        devices: of all clients and nodes.
-        policy: size of the buffers, and what staleness costs.
-    """
-
-    def __init__(
-        self,
-        config: ScheduleConfig,
-        hierarchy: HierarchyConfig,
-        seed: int,
-        prune_rounds: Sequence[int],
-        devices: Devices,
-        policy: Buffered,
-    ) -> None:
-        super().__init__(config, hierarchy, seed, prune_rounds, devices)
-        self.policy = policy
+class BufferedSchedule(SimulatedSchedule[Buffered]):
+    """Plans the next aggregation; `clients_per_round` clients are at work at any time."""
 
     def plan(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.strategies import Strategy
 
 CLOCK = "clock"
+P = TypeVar("P")
 
 
-class SimulatedSchedule(Schedule):
+class SimulatedSchedule(Schedule, Generic[P]):
     """What all planners of simulated devices have in common.
 
     Args:
@@ -30,13 +32,20 @@ class SimulatedSchedule(Schedule):
         seed: see `Schedule`.
         prune_rounds: see `Schedule`.
         devices: of all clients and nodes.
+        policy: whose updates are used, and when.
     """
 
     def __init__(
-        self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int], devices: Devices
+        self,
+        config: ScheduleConfig,
+        hierarchy: HierarchyConfig,
+        seed: int,
+        prune_rounds: Sequence[int],
+        devices: Devices,
+        policy: P,
     ) -> None:
         super().__init__(config, hierarchy, seed, prune_rounds)
-        self.devices = devices
+        self.devices, self.policy = devices, policy
 
     def latency(self, client: int) -> NDArray[np.float64]:
         """Seconds from a client to each edge [num_edges]."""
@@ -89,29 +98,8 @@ class SimulatedSchedule(Schedule):
         return replace(plan, memory={**plan.memory, CLOCK: clock.seconds}, sim_seconds=clock.now)
 
 
-class SynchronousSchedule(SimulatedSchedule):
-    """Plans rounds that have an end: whoever is asked begins with his edge, and is told to stop when his edge's round is over.
-
-    Args:
-        config: see `Schedule`.
-        hierarchy: see `Schedule`.
-        seed: see `Schedule`.
-        prune_rounds: see `Schedule`.
-        devices: of all clients and nodes.
-        policy: whose updates are used.
-    """
-
-    def __init__(
-        self,
-        config: ScheduleConfig,
-        hierarchy: HierarchyConfig,
-        seed: int,
-        prune_rounds: Sequence[int],
-        devices: Devices,
-        policy: Synchronous,
-    ) -> None:
-        super().__init__(config, hierarchy, seed, prune_rounds, devices)
-        self._policy = policy
+class SynchronousSchedule(SimulatedSchedule[Synchronous]):
+    """Plans rounds that have an end: whoever is asked begins with his edge, and is told to stop when his edge's round is over."""
 
     def plan(
         self,
@@ -125,11 +113,11 @@ class SynchronousSchedule(SimulatedSchedule):
         """See `Schedule.plan`."""
         assert workload is not None, "times follow from sizes"
         clock = Clock(self.devices, self.topology, memory.get(CLOCK))
-        num = self._policy.asks(self.cohort_size)
+        num = self.policy.asks(self.cohort_size)
         drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload), memory, workload)
         if drawn.edge_of:
             clock.hand_down(workload)
-            drawn = replace(drawn, steps=self._policy.shares(list(drawn.edge_of), lambda: self.parts_of(workload)))
+            drawn = replace(drawn, steps=self.policy.shares(list(drawn.edge_of), lambda: self.parts_of(workload)))
         flights = self._fly(drawn, workload, clock)
         used = {flight.client: flight.edge for flight in flights if not flight.fate}
         plan = replace(drawn, aggregations=tuple(self.aggregations(round, used)), flights=flights)
@@ -145,7 +133,7 @@ class SynchronousSchedule(SimulatedSchedule):
         if not begins:
             return ()
         done = _finished(self._simulation(), jobs())
-        settled = self._policy.settle(done, begins, self.cohort_size)
+        settled = self.policy.settle(done, begins, self.cohort_size)
         clock.ends(settled.ends)
         if any(job.since > settled.ends[job.edge] for job in done):
             done = _finished(self._simulation(), jobs(), settled.ends)
@@ -159,7 +147,7 @@ class SynchronousSchedule(SimulatedSchedule):
             return ""
         if job.gone:
             return "gone"
-        return "surplus" if self._policy.asks(self.cohort_size) > self.cohort_size else "late"
+        return "surplus" if self.policy.asks(self.cohort_size) > self.cohort_size else "late"
 
 
 def _finished(simulation: Simulation, jobs: Sequence[Job], ends: Mapping[int, float] = MappingProxyType({})) -> list[Job]:
