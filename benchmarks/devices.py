@@ -19,19 +19,22 @@ from fedphd_ray.runtime.run import run
 ROUNDS, REPEATS = int(os.environ.get("BENCH_ROUNDS", "200")), int(os.environ.get("BENCH_REPEATS", "2"))
 DEVICES = {
     "classes": [
-        {"name": "usual", "share": 0.7, "macs_per_second": 5.0e9, "download_mbps": 40, "upload_mbps": 10},
-        {"name": "straggler", "share": 0.3, "macs_per_second": 5.0e8, "download_mbps": 4, "upload_mbps": 1},
+        {"name": "usual", "share": 0.7, "macs_per_second": 5.0e9, "download_mbit": 40, "upload_mbit": 10},
+        {"name": "straggler", "share": 0.3, "macs_per_second": 5.0e8, "download_mbit": 4, "upload_mbit": 1},
     ],
     "availability": {"name": "markov", "leave": 0.2, "join": 0.4},
 }
-POLICIES = {
+POLICIES: dict[str, dict[str, object] | None] = {
     "without devices": None,
     "wait": {"name": "wait"},
     "buffered, 20": {"name": "buffered", "size": 20},
     "buffered, 10": {"name": "buffered", "size": 10},
     "buffered, 4": {"name": "buffered", "size": 4},
 }
-PLANNED = POLICIES | {"deadline": {"name": "deadline", "seconds": 60}, "over_select": {"name": "over_select", "extra": 5}}
+PLANNED = POLICIES | {
+    "deadline": {"name": "deadline", "seconds": 60},
+    "over_select": {"name": "over_select", "extra": 5},
+}
 
 
 class Records:
@@ -48,29 +51,23 @@ class Records:
 
 def job(policy: dict[str, object] | None, *, clients: int = 300, cohort: int = 20, rounds: int = ROUNDS) -> Config:
     """The job under a policy; None leaves out the devices."""
-    devices = {} if policy is None else {"devices": DEVICES}
-    waiting = {} if policy is None else {"policy": policy}
-    return parse_config(
-        {
-            "name": "devices",
-            "data": {
-                "name": "shapes",
-                "image_size": 8,
-                "num_images": 20 * clients,
-                "num_clients": clients,
-                "partition": {"name": "iid"},
-            },
-            "model": {"widths": [32, 64], "layers_per_block": 1, "groups": 8, "attention": [False, True]},
-            "strategy": {"name": "fedavg"},
-            "hierarchy": {"num_edges": 2, "cloud_period": 5},
-            "schedule": {"rounds": rounds, "clients_per_round": cohort} | waiting,
-            "local": {"steps": 2, "batch_size": 16, "learning_rate": 1e-3},
-            "evaluation": {"every": 0},
-            "runtime": {"placement": "pooled", "hosts": 2},
-            "checkpoint": {"every": 10, "keep": 1},
-        }
-        | devices
-    )
+    shapes: dict[str, object] = {"name": "shapes", "image_size": 8, "partition": {"name": "iid"}}
+    devices: dict[str, object] = {} if policy is None else {"devices": DEVICES}
+    waiting: dict[str, object] = {} if policy is None else {"policy": policy}
+    schedule: dict[str, object] = {"rounds": rounds, "clients_per_round": cohort} | waiting
+    tree: dict[str, object] = {
+        "name": "devices",
+        "data": shapes | {"num_images": 20 * clients, "num_clients": clients},
+        "model": {"widths": [32, 64], "layers_per_block": 1, "groups": 8, "attention": [False, True]},
+        "strategy": {"name": "fedavg"},
+        "hierarchy": {"num_edges": 2, "cloud_period": 5},
+        "schedule": schedule,
+        "local": {"steps": 2, "batch_size": 16, "learning_rate": 1e-3},
+        "evaluation": {"every": 0},
+        "runtime": {"placement": "pooled", "hosts": 2},
+        "checkpoint": {"every": 10, "keep": 1},
+    } | devices
+    return parse_config(tree)
 
 
 def seconds_per_training(policy: dict[str, object] | None) -> tuple[float, float, int]:

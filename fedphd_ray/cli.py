@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
 from fedphd_ray.model_commands import evaluate, sample
+from fedphd_ray.run_commands import init, list_runs, report, submit, version, watch
 from fedphd_ray.stopping import STOPPING, Hint
 from fedphd_ray.terminal import at_work, console, errors, note, say
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
     from fedphd_ray.runtime.experiment import Experiment
-    from fedphd_ray.runtime.run_directory import Summary
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Hierarchical federated training of diffusion models with structured pruning (FedPhD), on Ray.",
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only where the run directory is.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
 
 
@@ -49,6 +50,11 @@ def run(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody writes into it
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; default: runs/NAME-TIME.")] = None,
+    resume_if_exists: Annotated[
+        bool,
+        typer.Option("--resume-if-exists", help="Go on with the run in --out, if there is one: for jobs that are restarted."),
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train; print where the run directory is."""
     with at_work(f"reading {config}"):
@@ -58,13 +64,17 @@ def run(
         experiment = _build(chosen)
     unique = secrets.token_hex(3)  # several may start in one second
     directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
-    _follow(experiment, directory, chosen.to_yaml())
+    if resume_if_exists and out is None:
+        raise UserError("--resume-if-exists", expected="--out DIR beside it", found="no --out")
+    goes_on = resume_if_exists and (directory / "run.json").exists()
+    _follow(experiment, directory, chosen, begins=not goes_on, quiet=quiet)
 
 
 @app.command()
 def resume(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")],
     restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
     with at_work(f"reading {run_dir}"):
@@ -72,8 +82,9 @@ def resume(
         from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
 
         Identity.read(run_dir)  # refuses what is no run directory
-        experiment = _build(load_config(run_dir / "config.yaml"))
-    _follow(experiment, run_dir, None, restart=restart)
+        chosen = load_config(run_dir / "config.yaml")
+        experiment = _build(chosen)
+    _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet)
 
 
 @app.command()
@@ -122,7 +133,7 @@ def plan(
     print_forecast(console, cost, describe(experiment), stock, placement)
     if rules:
         print_edge_choices(console, rules)
-    if experiment.schedule_config.sampling.needs_losses:
+    if experiment.schedule_config.sampler.needs_losses:
         say("note: who is asked will depend on reported losses; bytes and times are those of a run in which nobody reports any")
     if picture is not None:
         say(f"who holds what: {picture}")
@@ -195,8 +206,21 @@ def stress(
     say(f"tables and pictures: {directory}/stress.md, .parquet, .svg, .png, participation.parquet")
 
 
-app.command()(sample)
-app.command()(evaluate)
+for command in (sample, evaluate, watch, report, init, submit, version):
+    app.command()(command)
+app.command("list")(list_runs)
+
+
+@app.callback(invoke_without_command=True)
+def _before(
+    context: typer.Context, version_asked: Annotated[bool, typer.Option("--version", help="Say which version this is.")] = False
+) -> None:
+    if version_asked:
+        version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -225,20 +249,29 @@ def _build(config: "Config") -> "Experiment":
     return experiment
 
 
-def _follow(experiment: "Experiment", directory: Path, config_yaml: str | None, *, restart: bool = False) -> "Summary":
-    """Runs (or resumes, without a configuration to write) and shows it."""
+def _follow(
+    experiment: "Experiment", directory: Path, config: "Config", *, begins: bool, restart: bool = False, quiet: bool = False
+) -> None:
+    """Runs (or resumes) and shows it."""
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
+    from fedphd_ray.reporters import reporters  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
+    from fedphd_ray.runtime.events import Reporters  # noqa: PLC0415
 
-    with STOPPING.prepared(_how_to_go_on(directory)), ConsoleProgress(console, experiment.schedule.rounds) as progress:
+    others = reporters(config.reporting, directory, experiment.name, experiment.settings)
+    shown = Console(quiet=True) if quiet else console
+    with STOPPING.prepared(_how_to_go_on(directory)), ConsoleProgress(shown, experiment.schedule.rounds) as progress:
         progress.say(describe(experiment))
-        if config_yaml is None:
-            summary = runs.resume(experiment, directory, progress, progress.say, restart=restart)
+        told = Reporters(progress, *others)
+        if begins:
+            summary = runs.run(experiment, directory, told, progress.say, config.to_yaml())
         else:
-            summary = runs.run(experiment, directory, progress, progress.say, config_yaml)
-    print_summary(console, summary, directory)
-    return summary
+            summary = runs.resume(experiment, directory, told, progress.say, restart=restart)
+    if quiet:
+        say(str(directory))
+    else:
+        print_summary(console, summary, directory)
 
 
 def _how_to_go_on(directory: Path) -> Hint:

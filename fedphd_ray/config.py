@@ -21,6 +21,7 @@ from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
+from fedphd_ray.reporters.config import ReportingConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
 from fedphd_ray.runtime.experiment import Experiment, ServerConfig
 from fedphd_ray.runtime.policy.failures import FailureConfig
@@ -32,7 +33,7 @@ from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
 from fedphd_ray.validation import explained, shown
-from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
+from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_extended
 
 
 class Config(Section):
@@ -53,6 +54,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    reporting: ReportingConfig = ReportingConfig()
     failures: FailureConfig = FailureConfig()
     faults: tuple[Fault, ...] = ()
 
@@ -120,11 +122,11 @@ class Config(Section):
                 found=self.schedule.policy.name,
                 remedy="for example devices: {preset: phones}",
             )
-        if self.schedule.sampling.needs_times and self.devices is None:
+        if self.schedule.sampler.needs_times and self.devices is None:
             raise ConfigError(
-                "schedule.sampling",
+                "schedule.sampler",
                 expected="a rule that goes without times, where there is no section devices",
-                found=self.schedule.sampling.name,
+                found=self.schedule.sampler.name,
                 remedy="for example devices: {preset: phones}",
             )
         pairs = self.strategy.reported_parts(range(4), numpy_rng(self.seed, Purpose.REPORTED_PARTS))
@@ -257,12 +259,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one message for everything that is wrong, naming keys.
     """
-    tree = read_yaml(path)
-    if not isinstance(tree, dict):
-        raise ConfigError(str(path), expected="a mapping of keys to values", found=shown(tree))
+    return parse_config(read_tree(path, overrides))
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """What a YAML file says, on top of the one that it extends, with overrides applied; nothing of it is checked yet.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    tree = read_extended(path)
     for override in overrides:
         _apply(tree, override)
-    return parse_config(tree)
+    return tree
 
 
 def parse_config(tree: Mapping[str, object]) -> Config:

@@ -182,7 +182,10 @@ class LocalOrder:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it has no part."""
+    """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it has no part.
+
+    `seconds` is the wall time that it took where it was trained, `attempt` how often its host died before.
+    """
 
     client: int
     edge: int
@@ -192,6 +195,8 @@ class ClientReport:
     num_samples: int
     failure: str = ""
     outcome: Outcome | None = None
+    seconds: float = 0.0
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

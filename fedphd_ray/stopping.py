@@ -82,6 +82,20 @@ class Stopping:
                 os.close(self._writer)  # ends the thread
                 self._writer = -1
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C is Python's own within, for a command that asks what it was meant for."""
+        if self._writer < 0 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self.listen()
+
     def listen(self) -> None:
         """Takes the signals again, within `signals`: Ray sets handlers of its own when it starts."""
         if self._writer >= 0 and threading.current_thread() is threading.main_thread():

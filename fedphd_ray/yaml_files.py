@@ -95,6 +95,38 @@ def read_yaml(path: Path) -> object:
         raise ConfigError(str(path), expected="a readable YAML file", found=error.strerror or str(error)) from error
 
 
+def read_extended(path: Path, below: tuple[Path, ...] = ()) -> dict[str, object]:
+    """The mapping that a YAML file holds, laid over that of the file which it `extends`, if any: sections key by key.
+
+    A section that names another kind of thing (`name:`) than the one below takes its place whole: keys of two kinds do not mix.
+
+    Raises:
+        ConfigError: one of them cannot be read, is no mapping, or they extend each other in a circle.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), expected="a mapping of keys to values", found=type(tree).__name__)
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends", expected="the path of another YAML file", found=str(base))
+    other = (path.parent / base).resolve()
+    if other in (path.resolve(), *below):
+        raise ConfigError(f"{path}: extends", expected="files that end somewhere", found=f"{base}, which extends this one")
+    return _laid_over(read_extended(other, (*below, path.resolve())), tree)
+
+
+def _laid_over(base: dict[str, object], top: dict[str, object]) -> dict[str, object]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and value.get("name", below.get("name")) == below.get("name"):
+            value = _laid_over(below, value)  # noqa: PLW2901
+        merged[key] = value
+    return merged
+
+
 def parse_yaml(text: str, where: str) -> object:
     """What YAML text holds; `ConfigError` if it is not YAML of this kind."""
     try:

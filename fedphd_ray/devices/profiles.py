@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from fedphd_ray.devices.availability import Always, Availability, Share
-from fedphd_ray.devices.quantities import Positive, Quantity, draw
+from fedphd_ray.devices.quantities import LogNormal, Positive, Quantity, QuantityOrNone, draw
 from fedphd_ray.devices.tables import read_columns
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.files import absolute
@@ -19,7 +19,8 @@ from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 
 MBIT, GIB = 1e6, float(2**30)
-NUMBERS = ("macs_per_second", "memory_gib", "download_mbps", "upload_mbps", "latency_ms")
+NUMBERS = ("macs_per_second", "memory_gib", "download_mbit", "upload_mbit", "latency_ms")
+SPREAD = ("macs_per_second", "download_mbit", "upload_mbit")
 FEDSCALE = ("computation", "communication")
 
 
@@ -31,37 +32,46 @@ class DeviceClass(Section):
         share: of the clients that are of this kind; shares are divided by their sum.
         macs_per_second: multiply-accumulates while it trains.
         memory_gib: for training; a client whose network does not fit is not asked.
-        download_mbps: towards it, in Mbit/s.
-        upload_mbps: from it.
+        download_mbit: towards it, in Mbit/s.
+        upload_mbit: from it.
         latency_ms: before the first byte of every message, in milliseconds.
+        spread: sigma of a log-normal factor on speed and rates, where they are plain numbers.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$", max_length=40)]
     share: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     macs_per_second: Quantity
     memory_gib: Quantity = 1e6
-    download_mbps: Quantity
-    upload_mbps: Quantity
-    latency_ms: Quantity = 20.0
+    download_mbit: Quantity
+    upload_mbit: Quantity
+    latency_ms: QuantityOrNone = 20.0
+    spread: Annotated[float, Field(ge=0, le=5)] = 0.0
+
+    def quantity(self, name: str) -> QuantityOrNone:
+        """One of `NUMBERS`, with the spread."""
+        own: QuantityOrNone = getattr(self, name)
+        if not self.spread or name not in SPREAD or not isinstance(own, int | float):
+            return own
+        return LogNormal(distribution="log_normal", median=float(own), sigma=self.spread)
 
 
 class EdgeLinks(Section):
     """What edges have.
 
     Attributes:
-        rate_mbps: shared by the clients that receive from an edge at the same time, and again by those that send to it, max-min
+        client_mbit: shared by the clients that receive from an edge at the same time, and again by those that send to it, max-min
             fairly; null for no limit.
-        download_mbps: from its parent to an edge (or any other node), in Mbit/s.
-        upload_mbps: from a node to its parent.
+        download_mbit: from its parent to an edge (or any other node), in Mbit/s.
+        upload_mbit: from a node to its parent.
         latency_ms: before the first byte of every message between nodes.
         detour_ms: latency on top for every edge that is not the client's own (client c's is c modulo the number of edges), drawn
             for each client and edge; null for none.
     """
 
-    rate_mbps: Quantity | None = None
-    download_mbps: Quantity = 1000.0
-    upload_mbps: Quantity = 1000.0
-    latency_ms: Quantity = 10.0
+    client_mbit: Quantity | None = None
+    download_mbit: Quantity = 1000.0
+    upload_mbit: Quantity = 1000.0
+    latency_ms: QuantityOrNone = 10.0
     detour_ms: Quantity | None = None
 
 
@@ -82,8 +92,8 @@ PHONES: list[dict[str, object]] = [
         "share": share,
         "macs_per_second": _log_normal(speed, 0.4),
         "memory_gib": memory,
-        "download_mbps": _log_normal(40, 0.6),
-        "upload_mbps": _log_normal(10, 0.6),
+        "download_mbit": _log_normal(40, 0.6),
+        "upload_mbit": _log_normal(10, 0.6),
         "latency_ms": 50,
     }
     for name, share, speed, memory in [("old phone", 0.2, 4e8, 2), ("phone", 0.6, 2e9, 4), ("new phone", 0.2, 1.4e10, 8)]
@@ -95,8 +105,8 @@ LAPTOPS: list[dict[str, object]] = [
         "name": "laptop",
         "macs_per_second": _log_normal(3e10, 0.5),
         "memory_gib": 8,
-        "download_mbps": _log_normal(210, 0.4),
-        "upload_mbps": _log_normal(55, 0.6),
+        "download_mbit": _log_normal(210, 0.4),
+        "upload_mbit": _log_normal(55, 0.6),
         "latency_ms": 20,
     }
 ]
@@ -107,8 +117,8 @@ HOSPITAL: list[dict[str, object]] = [
         "name": "workstation",
         "macs_per_second": _log_normal(3e12, 0.3),
         "memory_gib": 24,
-        "download_mbps": 1000,
-        "upload_mbps": 1000,
+        "download_mbit": 1000,
+        "upload_mbit": 1000,
         "latency_ms": 10,
     }
 ]
@@ -129,7 +139,7 @@ class DevicesConfig(Section):
     Attributes:
         preset: named classes with figures from stated sources: `phones`, `laptops`, `hospital`, `mixed`.
         classes: your own kinds of device.
-        path: or a table of devices, CSV or Parquet, from which each client draws a row; see `docs/heterogeneity.md`.
+        file: or a table of devices, CSV or Parquet, from which each client draws a row; see `docs/heterogeneity.md`.
         reference_macs: MACs behind a FedScale table's `computation` (milliseconds for one image).
         edges: rates of edges, and of the links above them.
         availability: who is there in a round.
@@ -138,24 +148,24 @@ class DevicesConfig(Section):
 
     preset: Literal["phones", "laptops", "hospital", "mixed"] | None = None
     classes: Annotated[tuple[DeviceClass, ...], Field(max_length=100)] = ()
-    path: str | None = None
+    file: str | None = None
     reference_macs: Positive = 3.0e8
     edges: EdgeLinks = EdgeLinks()
     availability: Availability = Always()
     dropout: Dropout = Dropout()
 
-    @field_validator("path")
+    @field_validator("file")
     @classmethod
-    def _same_everywhere(cls, path: str | None) -> str | None:
-        return None if path is None else absolute(path)
+    def _same_everywhere(cls, file: str | None) -> str | None:
+        return None if file is None else absolute(file)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in ("preset", "classes", "path") if getattr(self, name)]
+        given = [name for name in ("preset", "classes", "file") if getattr(self, name)]
         if len(given) != 1:
             raise ConfigError(
                 "devices",
-                expected="one of preset, classes and path",
+                expected="one of preset, classes and file",
                 found=" and ".join(given) or "none of them",
                 remedy="for example devices: {preset: phones}",
             )
@@ -177,19 +187,19 @@ class DevicesConfig(Section):
         """
         num_edges = num_nodes if num_edges is None else num_edges
         rng = numpy_rng(seed, Purpose.DEVICES)
-        kinds, numbers = self._from_table(rng, num_clients) if self.path is not None else self._from_classes(rng, num_clients)
+        kinds, numbers = self._from_table(rng, num_clients) if self.file is not None else self._from_classes(rng, num_clients)
         edges, unlimited = self.edges, np.full(num_nodes, np.inf)
-        rate = unlimited if edges.rate_mbps is None else MBIT * draw(edges.rate_mbps, rng, num_nodes)
+        rate = unlimited if edges.client_mbit is None else MBIT * draw(edges.client_mbit, rng, num_nodes)
         return Devices(
             kinds=kinds,
             speed=numbers["macs_per_second"],
             memory_bytes=GIB * numbers["memory_gib"],
-            download=MBIT * numbers["download_mbps"],
-            upload=MBIT * numbers["upload_mbps"],
+            download=MBIT * numbers["download_mbit"],
+            upload=MBIT * numbers["upload_mbit"],
             latency=1e-3 * numbers["latency_ms"],
             node_rate=rate,
-            node_download=MBIT * draw(edges.download_mbps, rng, num_nodes),
-            node_upload=MBIT * draw(edges.upload_mbps, rng, num_nodes),
+            node_download=MBIT * draw(edges.download_mbit, rng, num_nodes),
+            node_upload=MBIT * draw(edges.upload_mbit, rng, num_nodes),
             node_latency=1e-3 * draw(edges.latency_ms, rng, num_nodes),
             detour=_detour(edges.detour_ms, rng, num_clients, num_edges),
             availability=self.availability,
@@ -204,21 +214,21 @@ class DevicesConfig(Section):
         numbers = {name: np.zeros(num) for name in NUMBERS}
         for index, own in enumerate(classes):
             for name in NUMBERS:  # all draw for everybody: another share moves nobody else's figures
-                numbers[name] = np.where(chosen == index, draw(getattr(own, name), rng, num), numbers[name])
+                numbers[name] = np.where(chosen == index, draw(own.quantity(name), rng, num), numbers[name])
         return tuple(classes[index].name for index in chosen), numbers
 
     def _from_table(self, rng: np.random.Generator, num: int) -> tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]:
         """FedScale's table has milliseconds per image and one rate in kbit/s; ours has `NUMBERS`, two of them optional."""
-        path = Path(str(self.path))
+        path = Path(str(self.file))
         columns, rows = read_columns(path, (), (*NUMBERS, *FEDSCALE))
         if all(name in columns for name in FEDSCALE):
             columns = {
                 "macs_per_second": self.reference_macs / (1e-3 * columns["computation"]),
-                "download_mbps": 1e-3 * columns["communication"],
-                "upload_mbps": 1e-3 * columns["communication"],
+                "download_mbit": 1e-3 * columns["communication"],
+                "upload_mbit": 1e-3 * columns["communication"],
             }
         else:
-            columns, rows = read_columns(path, ("macs_per_second", "download_mbps", "upload_mbps"), NUMBERS)
+            columns, rows = read_columns(path, ("macs_per_second", "download_mbit", "upload_mbit"), NUMBERS)
         chosen = rng.integers(0, len(rows), num)
         usual = {"memory_gib": 1e6, "latency_ms": 20.0}
         numbers = {name: columns[name][chosen] if name in columns else np.full(num, usual[name]) for name in NUMBERS}

@@ -55,7 +55,10 @@ class Zipf(Section):
         return np.asarray(self.largest / rng.integers(1, self.ranks + 1, num) ** self.exponent)
 
 
-Quantity = Positive | Annotated[Uniform | LogNormal | Zipf, Field(discriminator="distribution")]
+Distribution = Annotated[Uniform | LogNormal | Zipf, Field(discriminator="distribution")]
+Quantity = Positive | Distribution
+QuantityOrNone = Annotated[float, Field(ge=0, le=1e18)] | Distribution
+"""Where 0 has a meaning: no latency."""
 
 
 def draw(quantity: Quantity, rng: np.random.Generator, num: int) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ class Job:
         work: seconds of training.
         upload: size, and the highest rate in bit/s.
         age: how often its edge had aggregated when it was asked.
+        chance: the probability with which its edge was drawn.
         leaves: while `training` or in the `upload`, after which share of it; None for one that stays.
     """
 
@@ -44,6 +45,7 @@ class Job:
     upload: tuple[float, float]
     leaves: tuple[str, float] | None = None
     age: int = 0
+    chance: float = 1.0
     phase: int = -1
     since: float = 0.0
     until: float = math.inf
@@ -254,25 +256,26 @@ class Simulation:
         return job.upload[0]
 
 
-NUM_COLUMNS = 21
+NUM_COLUMNS = 22
 
 
 def _row(job: Job, left: float) -> list[float]:
     kind, share = (0, 0.0) if job.leaves is None else (1 + (job.leaves[0] == "upload"), job.leaves[1])
     marks = (job.marks + [math.nan] * 3)[:3]
     sizes = [*job.download, job.work, *job.upload]
-    state = [job.phase, job.since, job.until, job.received, job.sent, left]
+    state = [job.chance, job.phase, job.since, job.until, job.received, job.sent, left]
     return [job.client, job.edge, job.version, job.age, job.starts, job.latency, *sizes, *(kind, share), *state, *marks[:2]]
 
 
 def _job(row: NDArray[np.float64]) -> tuple[Job, float]:
     client, edge, version, age, starts, latency, *rest = row.tolist()
-    down, down_rate, work, up, up_rate, kind, share, phase, since, until, received, sent, left, *marks = rest
+    down, down_rate, work, up, up_rate, kind, share, chance, phase, since, until, received, sent, left, *marks = rest
     job = Job(
         client=int(client),
         edge=int(edge),
         version=int(version),
         age=int(age),
+        chance=chance,
         starts=starts,
         latency=latency,
         download=(down, down_rate),

@@ -45,7 +45,7 @@ class BufferedSchedule(SimulatedSchedule[Buffered]):
         flights = floor.flights(last=round == self.rounds)
         used = [Aggregation(0, edge, contributions)] if contributions else []
         above = [each for each in self.aggregations(round, {}) if each.level]
-        plan = replace(plan, aggregations=(*used, *above), flights=flights, memory=floor.remembered())
+        plan = replace(plan, aggregations=(*used, *above), flights=flights, chances=floor.chances(), memory=floor.remembered())
         return self.closed(plan, workload, floor.clock)
 
     def oldest_version(self, round: int, memory: Memory) -> int:
@@ -126,6 +126,10 @@ class _Floor:
         flights = [job.flight() for job in self._used] + [job.flight(fate) for job, fate in self._lost]
         return tuple(sorted(flights, key=lambda flight: (flight.client, flight.started)))
 
+    def chances(self) -> dict[int, float]:
+        """Of everybody whose work ends in this round."""
+        return {job.client: job.chance for job in [*self._used, *(job for job, _ in self._lost)] if job.chance < 1}
+
     def remembered(self) -> Memory:
         """For the next plan."""
         return {
@@ -148,10 +152,10 @@ class _Floor:
         cohort = schedule.cohort(key, free, idle, self._population, self._memory, self._workload)
         chosen = schedule.edges_for(cohort, self._strategy, self._population, self._edges, key)
         self._hand_down()
-        for client, edge in zip(cohort, chosen, strict=True):
+        for client, (edge, chance) in zip(cohort, chosen, strict=True):
             starts = max(self._now, self.clock.edge(edge))
             job = schedule.job(client, edge, self._plan, self._workload, starts)
-            self._simulation.start(replace(job, age=int(self._counts[edge])))
+            self._simulation.start(replace(job, age=int(self._counts[edge]), chance=chance))
 
     def _hand_down(self) -> None:
         """Once in a round, as soon as there is something to do."""

@@ -20,6 +20,7 @@ from fedphd_ray.records import ClientReport, EdgeStatistics
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.base import EdgeDraw
 from fedphd_ray.strategies.edge_choice import Choice, EdgeChoice, OfTheStrategy
 from fedphd_ray.topology import CLIENT, CLOUD, Tier, Topology
 
@@ -32,14 +33,14 @@ class ScheduleConfig(Section):
         clients_per_round: cohort size K; clients are drawn without replacement.
         block_size: clients per reduction block. It changes rounding, hence bits, so it belongs to the experiment and not to
             the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
-        sampling: which of the clients that can be asked are asked.
+        sampler: which of the clients that can be asked are asked.
         policy: whose updates a round takes, where devices are simulated; `wait` takes those of everybody who was asked.
     """
 
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
     block_size: PositiveInt = 5
-    sampling: Sampling = UniformSampling()
+    sampler: Sampling = UniformSampling()
     policy: Policy = Wait()
 
 
@@ -138,7 +139,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int] = ()) -> None:
         self.rounds = config.rounds
         self.topology = hierarchy.topology()
-        self.edge_choice, self.sampling = hierarchy.edge_choice, config.sampling
+        self.edge_choice, self.sampler = hierarchy.edge_choice, config.sampler
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
         self.prune_rounds = frozenset(prune_rounds)
@@ -189,7 +190,7 @@ class Schedule:
         """A plan in which everybody is in who was drawn: so many of those who can be asked, or all of them."""
         cohort = self.cohort((round,), num, there, population, memory, workload)
         choices = self.edges_for(cohort, strategy, population, edges, (round,))
-        edge_of = dict(zip(cohort, choices, strict=True))
+        edge_of = {client: choice.edge for client, choice in zip(cohort, choices, strict=True)}
         parts_rng = numpy_rng(self.seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
             round=round,
@@ -197,6 +198,7 @@ class Schedule:
             block_size=self.block_size,
             prunes=round in self.prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
+            chances={client: one.probability for client, one in zip(cohort, choices, strict=True) if one.probability < 1},
         )
 
     def cohort(
@@ -215,10 +217,10 @@ class Schedule:
             candidates=np.flatnonzero(there),
             images=population.num_samples,
             losses=losses,
-            seconds=self.seconds(workload) if self.sampling.needs_times or self.sampling.needs_losses else None,
+            seconds=self.seconds(workload) if self.sampler.needs_times or self.sampler.needs_losses else None,
             rng=numpy_rng(self.seed, Purpose.COHORT, *key),
         )
-        return sorted(int(client) for client in self.sampling.draw(draw))
+        return sorted(int(client) for client in self.sampler.draw(draw))
 
     def seconds(self, workload: Workload | None) -> NDArray[np.float64] | None:
         """What each client would take for a round; None where nobody knows."""
@@ -231,7 +233,7 @@ class Schedule:
         population: Population,
         edges: Sequence[EdgeStatistics],
         key: tuple[int, ...],
-    ) -> list[int]:
+    ) -> list[EdgeDraw]:
         """The edge of each client; `key` begins with the round."""
         rng = numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key)
         return self.edge_choice.choose(Choice(cohort, strategy, population, edges, self.latency, key[0], rng))
@@ -242,7 +244,7 @@ class Schedule:
 
     def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport], population: Population) -> Memory:
         """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""
-        if not self.sampling.needs_losses:
+        if not self.sampler.needs_losses:
             return plan.memory
         losses = np.array(memory[LOSSES]) if LOSSES in memory else np.full(population.num_clients, np.nan)
         for report in reports:

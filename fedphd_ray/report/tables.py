@@ -90,11 +90,11 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
         "run directory": "",
         "samples": "samples",
         "model": "model",
-        "models of clients": "clients",
+        "models of clients": "clients/client-*",
         "figures": "summary.json",
     }
     for label, name in places.items():
-        if (directory / name).exists():  # nothing is drawn where nothing is judged
+        if not name or any(directory.glob(name)):  # nothing is drawn where nothing is judged
             console.print(f"{label}: {directory / name}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down between rounds, kept in step: metrics, ledger and checkpoints."""
+"""What a run writes down between rounds, kept in step: metrics, ledger, table of clients and checkpoints."""
 
 import time
 from pathlib import Path
@@ -8,18 +8,19 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.federation.ledger import Ledger
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.participation import ClientTable
 from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.manifest import Frame
 from fedphd_ray.runtime.storage.places import open_storage
-from fedphd_ray.runtime.storage.seals import LedgerSeal, Seal
+from fedphd_ray.runtime.storage.seals import PartsSeal, Seal
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.saying import Say
 
 
 class Books:
-    """The three of one run directory.
+    """Those of one run directory.
 
     Args:
         directory: of the run; need not exist yet.
@@ -32,6 +33,7 @@ class Books:
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self.metrics = MetricsFile(directory)
         self.ledger = Ledger(directory / "ledger", experiment.topology.hops)
+        self.clients = ClientTable(directory / "clients")
         storage = open_storage(experiment.checkpoint.path or str(directory / "checkpoints"))
         self.checkpoints = Checkpoints(storage, experiment.checkpoint, run, self._seal, _frame(experiment))
 
@@ -68,13 +70,8 @@ class Books:
         state, seal = found
         if seal is not None:
             self.metrics.rewind(seal.metrics, seal.quality)
-            if self.ledger.rewind(state.round) != (seal.ledger.num_parts, seal.ledger.sha256):
-                raise UserError(
-                    str(self._directory / "ledger"),
-                    expected=f"the {seal.ledger.num_parts} parts that the run wrote before its checkpoint of round {state.round}",
-                    found="missing, damaged or other ones",
-                    remedy="restore them from a copy; without them the traffic of the run would be wrong",
-                )
+            self._require_parts("ledger", self.ledger.rewind(state.round), seal.ledger, state.round)
+            self._require_parts("clients", self.clients.rewind(state.round), seal.clients, state.round)
             self._seconds_before = seal.wall_seconds
         say(f"resumed after round {state.round}")
         return state
@@ -91,13 +88,27 @@ class Books:
             )
         self.metrics.clear()
         self.ledger.rewind(-1)
+        self.clients.rewind(-1)
         say("no checkpoint yet: from the beginning")
 
+    def flush(self, round: int) -> None:
+        """Writes all rows of tables up to a round."""
+        self.ledger.flush(round)
+        self.clients.flush(round)
+
+    def _require_parts(self, name: str, found: tuple[int, str], seal: PartsSeal, round: int) -> None:
+        if found != (seal.num_parts, seal.sha256):
+            raise UserError(
+                str(self._directory / name),
+                expected=f"the {seal.num_parts} parts that the run wrote before its checkpoint of round {round}",
+                found="missing, damaged or other ones",
+                remedy="restore them from a copy; without them the figures of the run would be wrong",
+            )
+
     def _seal(self) -> Seal:
-        num_parts, sha256 = self.ledger.parts_sha256()
         metrics, quality = self.metrics.seals()
-        ledger = LedgerSeal(num_parts=num_parts, sha256=sha256)
-        return Seal(metrics=metrics, quality=quality, ledger=ledger, wall_seconds=self.wall_seconds)
+        ledger, clients = (PartsSeal(num_parts=num, sha256=sha) for num, sha in (self.ledger.sha256(), self.clients.sha256()))
+        return Seal(metrics=metrics, quality=quality, ledger=ledger, clients=clients, wall_seconds=self.wall_seconds)
 
 
 def _frame(experiment: Experiment) -> Frame:

@@ -13,10 +13,11 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.federation.local_config import Precision
 from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.status import utc_now
 from fedphd_ray.validation import in_short, shown
 
 FILE = "run.json"
-UNDECIDED = ("name", "runtime", "checkpoint")
+UNDECIDED = ("name", "runtime", "checkpoint", "reporting")
 """Sections that decide no result (but for `runtime.threads_per_host`, of which the user is told)."""
 
 
@@ -27,6 +28,7 @@ class Identity(BaseModel):
         run: a random name, in every checkpoint of the run.
         data_sha256: of images and labels.
         settings: the resolved configuration.
+        began: when, in UTC; empty in runs from before that was written down.
         precision: of local training, as it was decided when the run began; None in runs from before there was a choice.
     """
 
@@ -36,6 +38,7 @@ class Identity(BaseModel):
     data_sha256: str
     settings: dict[str, Any]
     precision: Precision | None = None
+    began: str = ""
 
     @classmethod
     def new(cls, experiment: Experiment, precision: Precision) -> Self:
@@ -45,6 +48,7 @@ class Identity(BaseModel):
             data_sha256=experiment.dataset.content_hash,
             settings=dict(experiment.settings),
             precision=precision,
+            began=utc_now(),
         )
 
     @classmethod

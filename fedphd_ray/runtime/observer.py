@@ -16,6 +16,7 @@ from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, Transfer
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, Reporter, RoundDone, Saved
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.participation import ClientTable, participations
 from fedphd_ray.runtime.progress import round_record
 from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
@@ -49,6 +50,7 @@ class Observer:
         reporter: who is told.
         checkpoints: where states are saved; None for nowhere.
         evaluator: who judges the model; None for nobody.
+        clients: where it is written down who took part; None for nowhere.
         directory: the run directory, for pictures; None for no pictures.
     """
 
@@ -61,11 +63,13 @@ class Observer:
         reporter: Reporter,
         checkpoints: Checkpoints | None = None,
         evaluator: Evaluator | None = None,
+        clients: ClientTable | None = None,
         directory: Path | None = None,
     ) -> None:
         self._experiment = experiment
         self._backend = backend
         self._ledger = ledger
+        self._clients = ClientTable() if clients is None else clients
         self._reporter = reporter
         self._checkpoints = checkpoints
         self._evaluator = evaluator
@@ -113,10 +117,13 @@ class Observer:
             quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
             self._reporter.on_event(Judged(state.round, quality))
         if trace is not None:
+            flat = experiment.topology.flat
+            self._clients.extend(state.round, list(participations(trace.plan, trace.reports, flat=flat)))
             self._tell(state, trace, moved, quality)
         if self._checkpoints is not None and self._checkpoints.due(state.round, last):
             with self._watch("checkpoint"):
                 self._ledger.flush(state.round)
+                self._clients.flush(state.round)
                 self._checkpoints.save(state, self._backend)
             self._reporter.on_event(Saved(state.round))
         if state.round == last:

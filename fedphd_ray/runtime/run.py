@@ -1,7 +1,7 @@
 """One run, from an experiment to a finished run directory."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.precision import decide_precision, settled
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
 from fedphd_ray.runtime.start import start_backend
+from fedphd_ray.runtime.status import at_work_in
 from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
 from fedphd_ray.runtime.storage.spilling import SpillingBackend
 from fedphd_ray.runtime.storage.state import RunState
@@ -118,11 +119,13 @@ def _run(
             _make(directory)
             stack.enter_context(locked(directory))
         prepare()
+        stack.enter_context(at_work_in(directory))
         budget_bytes = int(experiment.runtime.client_state_gib * 2**30)
         backend = SpillingBackend(started.backend, directory / "client_states", budget_bytes)
         stack.callback(backend.remove_files)
-        state = _rounds(experiment, backend, books, reporter, directory, say, resume=resume, restart=restart)
-        books.ledger.flush(state.round)
+        told = (reporter, *started.reporters)
+        state = _rounds(experiment, backend, books, told, directory, say, resume=resume, restart=restart)
+        books.flush(state.round)
         memory = backend.peak_memory_bytes() + peak_memory_bytes()
         models = delivered_models(experiment, backend, state)
         stock_export = ""
@@ -136,6 +139,7 @@ def _run(
             placement=started.placement,
             peak_memory_bytes=memory,
             replacements=backend.take_replacements(),
+            began=Identity.read(directory).began,
         )
         summary.write(directory)
         return summary
@@ -179,7 +183,7 @@ def _rounds(
     experiment: Experiment,
     backend: Backend,
     books: Books,
-    reporter: Reporter,
+    reporters: Sequence[Reporter],
     directory: Path,
     say: Say,
     *,
@@ -197,15 +201,17 @@ def _rounds(
                 experiment,
                 backend,
                 ledger=books.ledger,
-                reporter=Reporters(books.metrics, reporter),
+                reporter=Reporters(books.metrics, *reporters),
                 checkpoints=books.checkpoints,
                 evaluator=evaluator,
+                clients=books.clients,
                 directory=directory,
             ) as observer:
                 cloud = Cloud(experiment, backend, observer)
                 again = restart or rollbacks > 0  # these rounds are this process's own
                 state = books.restore(backend, say, restart=again) if resume or rollbacks else None
-                reporter.on_event(Started(0 if state is None else state.round, books.ledger.bytes_by_hop))
+                began = Started(0 if state is None else state.round, books.ledger.bytes_by_hop)
+                Reporters(*reporters).on_event(began)
                 return cloud.run(state or cloud.begin())
         except StateLostError as error:
             rollbacks += 1

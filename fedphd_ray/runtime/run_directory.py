@@ -20,6 +20,7 @@ from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import config_sha256
+from fedphd_ray.runtime.status import command_line, machine, utc_now
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
@@ -64,6 +65,10 @@ class Summary:
     quality_sha256: str
     precision: str = "float32"
     sim_seconds: float = 0.0
+    began: str = ""
+    ended: str = ""
+    command: str = ""
+    machine: str = ""
 
     def write(self, directory: Path) -> None:
         """Writes `summary.json`, whole."""
@@ -126,6 +131,7 @@ def summarise(
     placement: str,
     peak_memory_bytes: int,
     replacements: Sequence[str],
+    began: str,
 ) -> Summary:
     """The final figures of a finished run."""
     dense = build_unet(experiment.spec, device="meta")
@@ -173,6 +179,10 @@ def summarise(
         quality_sha256=quality.sha256,
         precision=experiment.local.precision,
         sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in books.metrics.rounds()), default=0.0),
+        began=began,
+        ended=utc_now(),
+        command=command_line(),
+        machine=machine(),
     )
 
 

@@ -11,9 +11,11 @@ from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.memory import keep_freed_memory
+from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 from fedphd_ray.runtime.policy.placement import RuntimeConfig, decide, store_size
+from fedphd_ray.runtime.ray_metrics import RayMetrics
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.runtime.workers.device import require_compiler, this_machine
 from fedphd_ray.runtime.workers.local_backend import LocalBackend
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """A backend that is up, and a sentence about where rounds run."""
+    """A backend that is up, a sentence about where rounds run, and whom it wants to be told of them."""
 
     backend: Backend
     placement: str
+    reporters: tuple[Reporter, ...] = ()
 
 
 @contextlib.contextmanager
@@ -47,6 +50,7 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
         assert actors is not None
         from fedphd_ray.runtime.on_ray import session  # noqa: PLC0415
         from fedphd_ray.runtime.on_ray.backend import RayBackend  # noqa: PLC0415
+        from fedphd_ray.runtime.on_ray.metrics import RunMetrics  # noqa: PLC0415
 
         model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
         if warning := session.require_store(
@@ -58,7 +62,9 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
         placement = decide(experiment.runtime, session.cluster_nodes(), experiment.demand(model_bytes))
         if pool is None:  # who shares actors is told once, by whoever started them
             say(f"placement: {placement.reason}")
-        yield Started(RayBackend(experiment.host_setup(), placement, experiment.runtime, actors), placement.reason)
+        backend = RayBackend(experiment.host_setup(), placement, experiment.runtime, actors)
+        metrics = RayMetrics(RunMetrics(experiment.name), experiment.schedule.rounds)
+        yield Started(backend, placement.reason, (metrics,))
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,13 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.on_ray.session import ray_session  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.session import ray_session, require_labels  # noqa: PLC0415
 
     store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
-    with (
-        ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes),
-        ActorPool(runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool,
-    ):
-        yield pool
+    with ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes):
+        require_labels(runtime.edge_labels)
+        with ActorPool(runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool:
+            yield pool
 
 
 def _tell_start(say: Say, ready: int, wanted: int, free: str) -> None:

@@ -8,7 +8,7 @@ none is asked about.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,13 @@ class Aggregate:
     num_clients: int
 
 
+class EdgeDraw(NamedTuple):
+    """The edge that a client goes to, and how probable that was; 1 where nothing was left to chance."""
+
+    edge: int
+    probability: float = 1.0
+
+
 class Strategy(Section):
     """Hooks of a federated method; subclasses are their own configuration.
 
@@ -143,9 +150,9 @@ class Strategy(Section):
 
     def choose_edges(
         self, cohort: Sequence[int], population: Population, edges: Sequence[EdgeStatistics], rng: np.random.Generator
-    ) -> list[int]:
+    ) -> list[EdgeDraw]:
         """The edge of each client of the cohort, in its order. Default: a fixed edge per client, its id modulo the edges."""
-        return [client % len(edges) for client in cohort]
+        return [EdgeDraw(client % len(edges)) for client in cohort]
 
     def parts(self, layout: Layout) -> tuple[Part, ...]:
         """Shares of the model that travel and are averaged separately; together they are all of it. Default: one."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.sections import Section
-from fedphd_ray.strategies.base import Strategy
+from fedphd_ray.strategies.base import EdgeDraw, Strategy
 from fedphd_ray.strategies.homogeneity import homogeneity_score, merge_distribution, uniform
 
 
@@ -54,7 +54,7 @@ class EdgeRule(Section):
 
     name: str
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """An edge for each client of the cohort."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class OfTheStrategy(EdgeRule):
 
     name: Literal["strategy"] = "strategy"
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """See `Strategy.choose_edges`."""
         return choice.strategy.choose_edges(choice.cohort, choice.population, choice.edges, choice.rng)
 
@@ -74,9 +74,10 @@ class Random(EdgeRule):
 
     name: Literal["random"]
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """One draw each."""
-        return [int(edge) for edge in choice.rng.integers(0, len(choice.edges), len(choice.cohort))]
+        num = len(choice.edges)
+        return [EdgeDraw(int(edge), 1 / num) for edge in choice.rng.integers(0, num, len(choice.cohort))]
 
 
 class RoundRobin(EdgeRule):
@@ -84,9 +85,9 @@ class RoundRobin(EdgeRule):
 
     name: Literal["round_robin"]
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """By position."""
-        return [(choice.round + place) % len(choice.edges) for place in range(len(choice.cohort))]
+        return [EdgeDraw((choice.round + place) % len(choice.edges)) for place in range(len(choice.cohort))]
 
 
 class Region(EdgeRule):
@@ -94,9 +95,9 @@ class Region(EdgeRule):
 
     name: Literal["region"]
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """By number."""
-        return [client % len(choice.edges) for client in choice.cohort]
+        return [EdgeDraw(client % len(choice.edges)) for client in choice.cohort]
 
 
 class Nearest(EdgeRule):
@@ -106,10 +107,11 @@ class Nearest(EdgeRule):
 
     name: Literal["nearest"]
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """By latency."""
         num = len(choice.edges)
-        return [int(np.argmin(np.roll(choice.latency(client), -(client % num))) + client) % num for client in choice.cohort]
+        nearest = [np.argmin(np.roll(choice.latency(client), -(client % num))) + client for client in choice.cohort]
+        return [EdgeDraw(int(edge) % num) for edge in nearest]
 
 
 class Greedy(EdgeRule):
@@ -124,9 +126,9 @@ class Greedy(EdgeRule):
     name: Literal["greedy"]
     knowledge: Literal["snapshot", "sequential"] = "snapshot"
 
-    def choose(self, choice: Choice) -> list[int]:
+    def choose(self, choice: Choice) -> list[EdgeDraw]:
         """By homogeneity."""
-        target, known, chosen = uniform(choice.population.num_classes), list(choice.edges), []
+        target, known, chosen = uniform(choice.population.num_classes), list(choice.edges), list[EdgeDraw]()
         for client in choice.cohort:
             counts = choice.population.label_counts[client]
             own, samples = distribution(counts), int(counts.sum())
@@ -136,8 +138,9 @@ class Greedy(EdgeRule):
                     for edge in known
                 ]
             )
-            edge = int(choice.rng.choice(np.flatnonzero(scores >= scores.max() - 1e-12)))
-            chosen.append(edge)
+            best = np.flatnonzero(scores >= scores.max() - 1e-12)
+            edge = int(choice.rng.choice(best))
+            chosen.append(EdgeDraw(edge, 1 / len(best)))
             if self.knowledge == "sequential":
                 known[edge] = known[edge].merge(counts)
         return chosen

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
-from fedphd_ray.strategies.base import Strategy
+from fedphd_ray.strategies.base import EdgeDraw, Strategy
 from fedphd_ray.strategies.homogeneity import cloud_weights, selection_probabilities, uniform
 
 Images = Annotated[float, Field(ge=0, le=1e15)]  # far beyond any data set, and no sum of them overflows
@@ -43,11 +43,11 @@ class FedPhD(Strategy):
 
     def choose_edges(
         self, cohort: Sequence[int], population: Population, edges: Sequence[EdgeStatistics], rng: np.random.Generator
-    ) -> list[int]:
+    ) -> list[EdgeDraw]:
         """One categorical draw per client, in the order of the cohort."""
         balance = 4 * float(population.num_samples.mean()) if self.selection_balance == "auto" else self.selection_balance
         target = uniform(population.num_classes)
-        known, choices = list(edges), []
+        known, choices = list(edges), list[EdgeDraw]()
         for client in cohort:
             counts = population.label_counts[client]
             probabilities = selection_probabilities(
@@ -59,7 +59,7 @@ class FedPhD(Strategy):
                 balance,
             )
             choice = int(rng.choice(len(known), p=probabilities))
-            choices.append(choice)
+            choices.append(EdgeDraw(choice, float(probabilities[choice])))
             if self.knowledge == "sequential":
                 known[choice] = known[choice].merge(counts)
         return choices

@@ -13,12 +13,12 @@ from fedphd_ray.devices.availability import Bernoulli, Diurnal, Markov, Trace
 from fedphd_ray.devices.profiles import PRESETS, DevicesConfig
 from fedphd_ray.errors import ConfigError, DataError
 
-HEADER = "class,macs_per_second,memory_gib,download_mbps,upload_mbps,latency_ms\n"
+HEADER = "class,macs_per_second,memory_gib,download_mbit,upload_mbit,latency_ms\n"
 
 
 def table(path: Path, text: str) -> DevicesConfig:
     path.write_text(text)
-    return DevicesConfig(path=str(path))
+    return DevicesConfig(file=str(path))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -35,8 +35,8 @@ def test_presets_are_drawn_by_the_seed(preset: str) -> None:
 def test_shares_and_distributions_are_what_they_say() -> None:
     slow = {"name": "slow", "share": 0.25, "macs_per_second": {"distribution": "log_normal", "median": 1e9, "sigma": 0.5}}
     links = {
-        "download_mbps": {"distribution": "uniform", "low": 1, "high": 3},
-        "upload_mbps": {"distribution": "zipf", "largest": 8, "ranks": 4},
+        "download_mbit": {"distribution": "uniform", "low": 1, "high": 3},
+        "upload_mbit": {"distribution": "zipf", "largest": 8, "ranks": 4},
     }
     fast = {"name": "fast", "share": 0.75, "macs_per_second": 1e10}
     devices = DevicesConfig(classes=[slow | links, fast | links]).build(20_000, 1, 0)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_shares_and_distributions_are_what_they_say() -> None:
 def test_another_share_moves_nobody_elses_figures() -> None:
     def drawn(share: float) -> tuple[np.ndarray, np.ndarray]:
         wide = {"distribution": "log_normal", "median": 1e9, "sigma": 1.0}
-        links = {"macs_per_second": wide, "download_mbps": 1, "upload_mbps": 1}
+        links = {"macs_per_second": wide, "download_mbit": 1, "upload_mbit": 1}
         classes = [{"name": "a", "share": share} | links, {"name": "b", "share": 1 - share} | links]
         devices = DevicesConfig(classes=classes).build(300, 1, 5)  # type: ignore[arg-type]
         return np.array(devices.kinds), devices.speed
@@ -71,9 +71,9 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     first = devices.kinds.index("a")
     assert (devices.speed[first], devices.download[first], devices.upload[first]) == (1e9, 8e6, 4e6)
     assert devices.latency[first] == pytest.approx(0.03)
-    rows = [{"macs_per_second": 1e9, "download_mbps": 8.0, "upload_mbps": 4.0}]
+    rows = [{"macs_per_second": 1e9, "download_mbit": 8.0, "upload_mbit": 4.0}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
-    assert DevicesConfig(path=str(tmp_path / "d.parquet")).build(3, 1, 0).latency[0] == pytest.approx(0.02)
+    assert DevicesConfig(file=str(tmp_path / "d.parquet")).build(3, 1, 0).latency[0] == pytest.approx(0.02)
 
 
 def test_fedscales_table(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_fedscales_table(tmp_path: Path) -> None:
     ("text", "told"),
     [
         (HEADER + "a,1e9,2,8,4,30\nb,,4,16,8,60\n", ["row 2", "macs_per_second", "an empty cell"]),
-        (HEADER + "a,1e9,2,-8,4,30\n", ["row 1", "download_mbps", "'-8'"]),
-        (HEADER + "a,1e9,2,8,fast,30\n", ["row 1", "upload_mbps", "'fast'"]),
-        (HEADER + "a,1e9,2,8,0,30\n", ["row 1", "upload_mbps", "'0'"]),
-        (HEADER + "a,1e9,2,8,nan,30\n", ["row 1", "upload_mbps", "'nan'"]),
+        (HEADER + "a,1e9,2,-8,4,30\n", ["row 1", "download_mbit", "'-8'"]),
+        (HEADER + "a,1e9,2,8,fast,30\n", ["row 1", "upload_mbit", "'fast'"]),
+        (HEADER + "a,1e9,2,8,0,30\n", ["row 1", "upload_mbit", "'0'"]),
+        (HEADER + "a,1e9,2,8,nan,30\n", ["row 1", "upload_mbit", "'nan'"]),
         (HEADER, ["no row"]),
-        ("speed\n3\n", ["no column macs_per_second, download_mbps, upload_mbps"]),
+        ("speed\n3\n", ["no column macs_per_second, download_mbit, upload_mbit"]),
         ("", ["no row"]),
     ],
 )
@@ -110,7 +110,7 @@ def test_files_that_are_none(name: str, tmp_path: Path) -> None:
     elif "missing" not in name:
         path.write_bytes(b"\xff\xfe\x00PAR1")
     with pytest.raises(DataError, match="a table: CSV with a header, or Parquet"):
-        DevicesConfig(path=str(path)).build(2, 1, 0)
+        DevicesConfig(file=str(path)).build(2, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_days_come_to_regions_one_after_another() -> None:
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"devices": {}}, "one of preset, classes and path"),
-        ({"devices": {"preset": "phones", "path": "x.csv"}}, "preset and path"),
-        ({"devices": {"classes": [{"name": "x", "macs_per_second": 0, "download_mbps": 1, "upload_mbps": 1}]}}, "above 0"),
-        ({"devices": {"preset": "phones", "edges": {"rate_mbps": 0}}}, "above 0"),
+        ({"devices": {}}, "one of preset, classes and file"),
+        ({"devices": {"preset": "phones", "file": "x.csv"}}, "preset and file"),
+        ({"devices": {"classes": [{"name": "x", "macs_per_second": 0, "download_mbit": 1, "upload_mbit": 1}]}}, "above 0"),
+        ({"devices": {"preset": "phones", "edges": {"client_mbit": 0}}}, "above 0"),
         ({"devices": {"preset": "phones", "dropout": {"training": 1.5}}}, "1"),
         ({"schedule": {"policy": {"name": "deadline", "seconds": 5}}}, "no section devices"),
         (

@@ -18,8 +18,8 @@ from fedphd_ray.report.progress import ConsoleProgress
 from fedphd_ray.report.stress import write_stress
 from fedphd_ray.runtime.run_directory import Summary
 
-FAST = {"name": "fast", "share": 0.5, "macs_per_second": 1e9, "download_mbps": 50, "upload_mbps": 10}
-SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbps": 5, "upload_mbps": 1}
+FAST = {"name": "fast", "share": 0.5, "macs_per_second": 1e9, "download_mbit": 50, "upload_mbit": 10}
+SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbit": 5, "upload_mbit": 1}
 GRID = ["schedule.policy={name: wait},{name: deadline, seconds: 2}", "devices.classes.1.share=0,0.5"]
 
 

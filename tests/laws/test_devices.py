@@ -18,11 +18,11 @@ from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
 
-EQUAL = {"name": "equal", "macs_per_second": 1e9, "download_mbps": 50, "upload_mbps": 10}
-SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbps": 5, "upload_mbps": 1, "latency_ms": 100}
+EQUAL = {"name": "equal", "macs_per_second": 1e9, "download_mbit": 50, "upload_mbit": 10}
+SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbit": 5, "upload_mbit": 1, "latency_ms": 100}
 MIXED = {
     "classes": [EQUAL, SLOW],
-    "edges": {"rate_mbps": 20},
+    "edges": {"client_mbit": 20},
     "availability": {"name": "markov", "leave": 0.3, "join": 0.6},
     "dropout": {"training": 0.1, "upload": 0.15},
 }
@@ -166,12 +166,12 @@ def test_slow_clients_take_fewer_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    "sampler",
     [{"name": "by_size"}, {"name": "tiers", "groups": 2}, {"name": "power_of_choice", "candidates": 5}, {"name": "oort"}],
-    ids=lambda sampling: sampling["name"],
+    ids=lambda sampler: sampler["name"],
 )
-def test_samplers_resume_and_go_by_what_a_server_knows(sampling: dict[str, object], tmp_path: Path) -> None:
-    schedule = {"rounds": 6, "clients_per_round": 3, "sampling": sampling}
+def test_samplers_resume_and_go_by_what_a_server_knows(sampler: dict[str, object], tmp_path: Path) -> None:
+    schedule = {"rounds": 6, "clients_per_round": 3, "sampler": sampler}
     config = mixed("wait", schedule=schedule, checkpoint={"every": 1, "keep": 9})
     whole = runs.run(config.build(), tmp_path / "whole", Recorder())
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -179,7 +179,7 @@ def test_samplers_resume_and_go_by_what_a_server_knows(sampling: dict[str, objec
         shutil.rmtree(tmp_path / f"cut/checkpoints/round-{round:06d}")
     (tmp_path / "cut/summary.json").unlink()
     assert runs.resume(config.build(), tmp_path / "cut", Recorder()).model_sha256 == whole.model_sha256
-    plain = mixed("wait", schedule=schedule | {"sampling": {"name": "uniform"}})
+    plain = mixed("wait", schedule=schedule | {"sampler": {"name": "uniform"}})
     assert whole.model_sha256 != federate(plain).sha256
 
 
@@ -192,11 +192,11 @@ def three_clients(policy: dict[str, object], edge_rate: float | None, **devices:
     data = {**tiny().model_dump(mode="json")["data"], "num_clients": 3, "partition": {"name": "iid"}}
     plain = tiny(strategy={"name": "fedavg"}, data=data, schedule={**base, "policy": {"name": "wait"}}, pruning=NO_PRUNING)
     params = forecast(plain.build()).dense.params
-    mbps = 8 * 4 * params / 1e6  # the model in a second
+    mbit = 8 * 4 * params / 1e6  # the model in a second
     macs = plain.model_copy(update={"devices": None}).build().costs[0].macs * 3 * 40  # 40 images each
-    links = {"download_mbps": 2 * mbps, "upload_mbps": 2 * mbps, "latency_ms": 1e-9}
-    device = {"name": "x", "macs_per_second": macs / 4, "download_mbps": mbps, "upload_mbps": mbps / 2, "latency_ms": 1e-9}
-    shared = {} if edge_rate is None else {"rate_mbps": edge_rate * mbps}
+    links = {"download_mbit": 2 * mbit, "upload_mbit": 2 * mbit, "latency_ms": 1e-9}
+    device = {"name": "x", "macs_per_second": macs / 4, "download_mbit": mbit, "upload_mbit": mbit / 2, "latency_ms": 1e-9}
+    shared = {} if edge_rate is None else {"client_mbit": edge_rate * mbit}
     section = {"classes": [device], "edges": links | shared, **devices}
     return federate(tiny(strategy={"name": "fedavg"}, data=data, schedule=base, pruning=NO_PRUNING, devices=section))
 

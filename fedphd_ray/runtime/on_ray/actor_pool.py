@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self, cast
 
@@ -23,6 +23,7 @@ from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, Sample
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 OnStart = Callable[[int, int, str], None]
+ANY_NODE = {"ray.io/node-id": "!none"}  # a label that every node has, and no such node
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
 Ref = Any  # of what an actor returns: Ray does not know its type, so nor does a checker
@@ -228,7 +229,7 @@ class ActorPool:
 
     def _new_server(self, name: str) -> Actor:
         """Servers wait and add; a CPU slot of their own would take one from training."""
-        options = {"num_cpus": 0, "name": self._unique(name)}
+        options = {"num_cpus": 0, "name": self._unique(name)} | labelled(name, self._config.edge_labels)
         return ray.remote(EdgeServer).options(**options).remote(name, self._config.threads_per_host)
 
     def _unique(self, name: str) -> str:
@@ -261,6 +262,14 @@ class ActorPool:
                 require_imports(__name__)
                 raise RunFailedError(f"actor start failed: {error}") from error
             self._on_start(total - len(self._starting), total, "")
+
+
+def labelled(name: str, labels: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Options that put a server on a node with its labels, in turn by its number, and anywhere where there is none any more."""
+    if not labels:
+        return {}
+    own = dict(labels[int(name.rpartition("/")[2]) % len(labels)])
+    return {"label_selector": own, "fallback_strategy": [{"label_selector": ANY_NODE}]}
 
 
 def _free_resources() -> str:

@@ -101,7 +101,7 @@ class RayBackend:
         deadline = time.monotonic() + self._config.round_timeout_seconds
         hosts = self._pool.hosts[: self.slots]
         calls = [(chunk, hosts[index % len(hosts)]) for index, chunk in enumerate(chunks)]
-        refs = [host.sample.options(name=f"sample round {chunk.round}").remote(model, chunk) for chunk, host in calls]
+        refs = [host.sample.remote(model, chunk) for chunk, host in calls]
         images: list[NDArray[np.float32]] = []
         for (chunk, host), ref in zip(calls, refs, strict=True):
             try:

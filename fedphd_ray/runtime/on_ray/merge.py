@@ -53,7 +53,7 @@ class RayMerge:
         if self._faults.kills_node(order.round, name) and not order.attempt:
             ref = actor.__ray_call__.remote(kill_this_process)
             self._calls.start(Call(actor, name, [ref], lambda call, answer: None, lambda call: None))
-        call = actor.merge.options(num_returns=2, name=f"merge {name} round {order.round}")
+        call = actor.merge.options(num_returns=2, name=f"merge {name}")
         refs = call.remote(order, task.strategy, self._topology, self._codec, *task.bases, *task.children)
 
         def done(call: Call, rows: list[Transfer]) -> None:

@@ -131,9 +131,7 @@ class RayRound:
         clients = [(unit.task, client) for unit in units for client in unit.clients]
         states = [self._edges[task].task.states.get(client) for task, client in clients]
         sums = sums_of(units, [edge.task.blocks for edge in self._edges])
-        names = ", ".join(client_name(client) for _, client in clients)
         call = actor.train.options(
-            name=f"train {names} round {self._round}",
             num_returns=1 + len(sums) + (len(clients) if self._rules.keeps_states else 0),
         )
         refs = call.remote(orders, [len(group) for group in sums], len(models), *models, *states)
@@ -155,6 +153,7 @@ class RayRound:
             self._times.forget(host)
             self._again(host, units, call) if guilty else self._queues[host].extendleft(reversed(units))
 
+        names = ", ".join(client_name(client) for _, client in clients)
         call = Call(actor, f"host/{host} ({names})", refs, done, lost)
         self._in_flight[host].append(call)
         self._calls.start(call)
@@ -231,7 +230,7 @@ class RayRound:
 
     def _add_up(self, edge: _Edge, sizes: list[int], partials: list[Ref]) -> None:
         actor, name = self._pool.servers[edge.task.edge], f"edge/{edge.task.edge}"
-        call = actor.fold.options(num_returns=2, name=f"fold {name} round {self._round}")
+        call = actor.fold.options(num_returns=2, name=f"fold {name}")
         refs = call.remote(sizes, *partials)
 
         def done(call: Call, seconds: float) -> None:
@@ -245,7 +244,7 @@ class RayRound:
         actor = self._pool.servers[task.edge]
         if self._rules.faults.kills_edge(self._round, task.edge) and self._strikes("edge", task.edge):
             self._await_death(actor, name)
-        call = actor.aggregate.options(num_returns=2, name=f"aggregate {name} round {self._round}")
+        call = actor.aggregate.options(num_returns=2, name=f"aggregate {name}")
         refs = call.remote(task.edge, task.model, sizes, task.strategy, task.fresh, *partials)
 
         def done(call: Call, report: EdgeReport) -> None:

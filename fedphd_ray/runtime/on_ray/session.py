@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
@@ -228,6 +228,24 @@ def require_store(least_bytes: int, wanted_bytes: int) -> str:
         return ""
     have, want = largest / 2**20, wanted_bytes / 2**20
     return f"object store of {have:.0f} MiB, a round may hold {want:.0f} MiB: Ray will move objects to disk"
+
+
+def require_labels(labels: Sequence[Mapping[str, str]]) -> None:
+    """Sees that there is a node for every entry of `runtime.edge_labels`.
+
+    Raises:
+        ResourceError: there is none.
+    """
+    nodes = [dict(node["Labels"]) for node in ray.nodes() if node["Alive"]]
+    for wanted in labels:
+        if not any(wanted.items() <= own.items() for own in nodes):
+            theirs = [{key: label for key, label in own.items() if not key.startswith("ray.io/")} for own in nodes]
+            raise ResourceError(
+                "runtime.edge_labels",
+                expected=f"a node with the labels {', '.join(f'{key}: {value}' for key, value in wanted.items())}",
+                found="nodes with " + "; ".join(map(str, theirs)),
+                remedy="start nodes with `ray start --labels key=value`, or leave edge_labels out",
+            )
 
 
 def require_imports(module: str) -> None:

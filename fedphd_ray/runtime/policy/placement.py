@@ -38,6 +38,8 @@ class RuntimeConfig(Section):
         gpus_per_host: GPUs that one host reserves; a fraction lets several hosts share one.
         threads_per_host: torch threads of every process of the run.
         deterministic: GPUs use kernels only that give the same bits every time; they may be slower. CPUs always do.
+        edge_labels: labels of cluster nodes for edge servers, which take them in turn: edge/0 goes to a node with all labels of
+            the first entry. Where that node dies, any other does.
         client_state_gib: memory for what clients keep between rounds (optimiser moments, control variates, ...), in GiB; states
             beyond it lie in the run directory until they are needed.
         max_replacements: hosts and edges that may die in a run; each is replaced, and does its part again.
@@ -52,6 +54,7 @@ class RuntimeConfig(Section):
     gpus_per_host: Annotated[float, Field(ge=0, le=64)] = 0.0
     threads_per_host: PositiveInt = 1
     deterministic: bool = True
+    edge_labels: Annotated[tuple[dict[str, str], ...], Field(max_length=1000)] = ()
     client_state_gib: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     max_replacements: NonNegativeInt = 10
     start_timeout_seconds: Seconds = 180.0

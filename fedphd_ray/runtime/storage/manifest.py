@@ -15,7 +15,7 @@ from fedphd_ray.records import EdgeStatistics, Kind
 from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.tensors import Shape
 
-SCHEMA = 8
+SCHEMA = 9
 HEADER_BYTES = 16 * 2**20  # names and shapes in a safetensors file
 MOST_REMEMBERED = 100_000_000  # numbers in one array of the planner's memory
 

@@ -43,8 +43,8 @@ class FileSeal(BaseModel):
         return data
 
 
-class LedgerSeal(BaseModel):
-    """The parts of a ledger: how many, and a hash over their names and contents."""
+class PartsSeal(BaseModel):
+    """The parts of a table: how many, and a hash over their names and contents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,5 +59,6 @@ class Seal(BaseModel):
 
     metrics: FileSeal
     quality: FileSeal
-    ledger: LedgerSeal
+    ledger: PartsSeal
+    clients: PartsSeal
     wall_seconds: NonNegativeFloat

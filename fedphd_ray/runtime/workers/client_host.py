@@ -146,9 +146,10 @@ class ClientHost:
             arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
             sums.transfers += arrived.rows
             result, failure, outcome = self._try(model, arrived, order, client, state)
-            sums.train_seconds += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            sums.train_seconds += seconds
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
-            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure, outcome))
+            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure, outcome, seconds, order.attempt))
             if result is None or failure:
                 kept_states.append(state)
                 continue

@@ -1,0 +1,1 @@
+"""Runs seen from outside, from their directories alone: lists, live views, reports."""
