@@ -64,6 +64,13 @@ def run(
         experiment = _build(chosen)
     unique = secrets.token_hex(3)  # several may start in one second
     directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
+    if out is not None and ":/" in str(out):
+        raise UserError(
+            f"--out {out}",
+            expected="a folder of this machine, or one that it has mounted",
+            found="a URI",
+            remedy="checkpoint.path takes s3:// and other places; a run's books are files that are written to and locked",
+        )
     if resume_if_exists and out is None:
         raise UserError("--resume-if-exists", expected="--out DIR beside it", found="no --out")
     goes_on = resume_if_exists and (directory / "run.json").exists()

@@ -3,6 +3,7 @@
 Every section is the configuration object of the component it configures, so a default lives in one place.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
+from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.sources import DataSource, Digits
 from fedphd_ray.devices.profiles import Devices, DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
@@ -208,13 +210,14 @@ class Config(Section):
         topology = self.hierarchy.topology()
         return self.devices.build(self.data.num_clients, topology.num_servers, self.seed, len(topology.aggregators))
 
-    def build(self, say: Say = unheard) -> Experiment:
+    def build(self, say: Say = unheard, dataset: ImageDataset | None = None) -> Experiment:
         """Loads the data, divides it among the clients, and makes every component.
 
         Args:
             say: told what takes time while the data is read, and what was left out of it.
+            dataset: images to take instead.
         """
-        dataset = self.data.load(self.seed, say)
+        dataset = self.data.load(self.seed, say) if dataset is None else dataset
         spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels, dataset.num_classes)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
@@ -262,13 +265,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(read_tree(path, overrides))
 
 
-def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
+def read_tree(source: Path | Mapping[str, object], overrides: Sequence[str] = ()) -> dict[str, object]:
     """What a YAML file says, on top of the one that it extends, with overrides applied; nothing of it is checked yet.
+
+    Args:
+        source: the file, or what would be in it.
+        overrides: `key=value`.
 
     Raises:
         ConfigError: it cannot be read.
     """
-    tree = read_extended(path)
+    tree = read_extended(source) if isinstance(source, Path) else copy.deepcopy(dict(source))
     for override in overrides:
         _apply(tree, override)
     return tree

@@ -14,6 +14,7 @@ from fedphd_ray.data.idx import FashionMnist, Mnist
 from fedphd_ray.data.npz import Npz
 from fedphd_ray.data.parquet import Parquet
 from fedphd_ray.data.shapes import draw_shapes
+from fedphd_ray.errors import DataError
 from fedphd_ray.saying import Say, unheard
 
 
@@ -49,6 +50,25 @@ class Shapes(DataConfig):
         return ImageDataset("shapes", images, labels, self.num_classes)
 
 
+class Given(DataConfig):
+    """Images that were handed over in Python."""
+
+    name: Literal["given"]
+
+    def load(self, seed: int, say: Say = unheard) -> ImageDataset:
+        """Nobody else has them.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            "data",
+            expected="the images with which the run was begun",
+            found="a configuration alone",
+            remedy="fedphd_ray.run and fedphd_ray.resume take them: data=fedphd_ray.arrays(images, labels)",
+        )
+
+
 DataSource = Annotated[
-    Digits | Shapes | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz, Field(discriminator="name")
+    Digits | Shapes | Given | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz, Field(discriminator="name")
 ]
