@@ -3,11 +3,10 @@
 Every section is the configuration object of the component it configures, so a default lives in one place.
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
@@ -21,6 +20,7 @@ from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.policies import Buffered
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.overrides import read_tree
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.reporters.config import ReportingConfig
@@ -34,8 +34,8 @@ from fedphd_ray.saying import Say, unheard
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import AnyStrategy, FedPhD
-from fedphd_ray.validation import explained, shown
-from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_extended
+from fedphd_ray.validation import explained
+from fedphd_ray.yaml_files import dump_yaml
 
 
 class Config(Section):
@@ -265,49 +265,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(read_tree(path, overrides))
 
 
-def read_tree(source: Path | Mapping[str, object], overrides: Sequence[str] = ()) -> dict[str, object]:
-    """What a YAML file says, on top of the one that it extends, with overrides applied; nothing of it is checked yet.
-
-    Args:
-        source: the file, or what would be in it.
-        overrides: `key=value`.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    tree = read_extended(source) if isinstance(source, Path) else copy.deepcopy(dict(source))
-    for override in overrides:
-        _apply(tree, override)
-    return tree
-
-
 def parse_config(tree: Mapping[str, object]) -> Config:
     """Validates a configuration tree as YAML has it: text is no number, and a truth value neither; see `load_config`."""
     try:
         return Config.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         raise explained(error, Config) from None
-
-
-def _apply(tree: dict[str, object], override: str) -> None:
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError("--set", expected="key=value, for example schedule.rounds=10", found=override)
-    value = parse_yaml(text, f"--set {key}")
-    node: Any = tree
-    for place, name in enumerate(path):
-        own: Any = name
-        if isinstance(node, list):
-            if not name.isdecimal() or int(name) >= len(node):
-                expected = f"a position from 0 to {len(node) - 1} after {'.'.join(path[:place])}, which is a list"
-                raise ConfigError(f"--set {key}", expected=expected, found=name)
-            own = int(name)
-        elif not isinstance(node, dict):
-            raise ConfigError(f"--set {key}", expected=f"{path[place - 1]} to be a section", found=shown(node))
-        if place == len(path) - 1:
-            node[own] = value
-        elif isinstance(node, dict):
-            node = node.setdefault(name, {})
-        else:
-            node = node[own]

@@ -95,7 +95,8 @@ def _writable(what: str, path: Path, remedy: str) -> Finding:
 
 def _ray() -> Finding:
     prepare_environment()
-    from fedphd_ray.runtime.on_ray.session import cluster_nodes, ray_session  # noqa: PLC0415 - after its environment is set
+    from fedphd_ray.runtime.on_ray.checks import cluster_nodes  # noqa: PLC0415 - after its environment is set
+    from fedphd_ray.runtime.on_ray.session import ray_session  # noqa: PLC0415
 
     where = f"the cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "a session of its own"
     try:

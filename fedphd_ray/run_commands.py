@@ -105,7 +105,8 @@ def submit(
 ) -> None:
     """Run on a cluster, as a job of Ray's; the same command again goes on with a run that was stopped there."""
     with at_work(f"reading {config}"):
-        from fedphd_ray.config import parse_config, read_tree  # noqa: PLC0415
+        from fedphd_ray.config import parse_config  # noqa: PLC0415
+        from fedphd_ray.overrides import read_tree  # noqa: PLC0415
         from fedphd_ray.runtime.on_ray.jobs import Job, follow, packed  # noqa: PLC0415
         from fedphd_ray.yaml_files import dump_yaml  # noqa: PLC0415
 

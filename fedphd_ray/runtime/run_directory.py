@@ -1,6 +1,7 @@
 """The run directory: a reader needs nothing else to know what a run was and what came of it."""
 
 import json
+import math
 import platform
 import statistics
 from collections.abc import Sequence
@@ -11,11 +12,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.diffusion.export import export_stock, opener, save_pipeline
-from fedphd_ray.diffusion.unet import build_unet
+from fedphd_ray.diffusion.unet import build_unet, parameter_shapes
 from fedphd_ray.federation.links import model_bytes
-from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.files import MIB, read_text, write_whole
-from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
@@ -134,13 +133,11 @@ def summarise(
     began: str,
 ) -> Summary:
     """The final figures of a finished run."""
-    dense = build_unet(experiment.spec, device="meta")
-    spec, layout = experiment.spec, state.delivered.layout
-    params_dense = sum(parameter.numel() for parameter in dense.parameters())
-    architectures = [build_unet(spec, left.by_name, device="meta") for left in pruned_shapes(spec, *experiment.pruning.ratios)]
-    macs = [count_macs(network, spec.image_size, spec.channels) for network in (dense, *architectures)]
+    layout, lines = state.delivered.layout, books.metrics.rounds()
+    params_dense = sum(map(math.prod, parameter_shapes(experiment.spec).values()))
+    macs = [cost.macs for cost in experiment.costs]
     bytes_by_hop = books.ledger.bytes_by_hop
-    overheads = [float(str(line["overhead_fraction"])) for line in books.metrics.rounds()]
+    overheads = [float(str(line["overhead_fraction"])) for line in lines]
     judged = {line["round"]: line for line in books.metrics.qualities()}
     metrics, quality = books.metrics.seals()
     first, last = judged.get(0, {}), judged.get(state.round, {})
@@ -170,15 +167,14 @@ def summarise(
         overhead_fraction=statistics.median(overheads) if overheads else 0.0,
         peak_memory_bytes=peak_memory_bytes,
         failures=list(state.failures),
-        replacements=[str(why) for line in books.metrics.rounds() for why in _list(line.get("replacements"))]
-        + list(replacements),
+        replacements=[str(why) for line in lines for why in _list(line.get("replacements"))] + list(replacements),
         config_sha256=config_sha256(experiment.settings),
         data_sha256=experiment.dataset.content_hash,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         metrics_sha256=metrics.sha256,
         quality_sha256=quality.sha256,
         precision=experiment.local.precision,
-        sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in books.metrics.rounds()), default=0.0),
+        sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in lines), default=0.0),
         began=began,
         ended=utc_now(),
         command=command_line(),

@@ -48,18 +48,18 @@ def start_backend(experiment: Experiment, say: Say, pool: "ActorPool | None" = N
             return
         actors = stack.enter_context(shared_actors([Needs.of(experiment)], say)) if pool is None else pool
         assert actors is not None
-        from fedphd_ray.runtime.on_ray import session  # noqa: PLC0415
+        from fedphd_ray.runtime.on_ray import checks  # noqa: PLC0415
         from fedphd_ray.runtime.on_ray.backend import RayBackend  # noqa: PLC0415
         from fedphd_ray.runtime.on_ray.metrics import RunMetrics  # noqa: PLC0415
 
         model_bytes, path = _model_bytes(experiment), experiment.checkpoint.path
-        if warning := session.require_store(
+        if warning := checks.require_store(
             experiment.dataset.images.nbytes + 4 * model_bytes, experiment.store_bytes(_model_bytes(experiment))
         ):
             say(f"warning: {warning}")
         if path is not None and "://" not in path:
-            session.require_visible(Path(path))
-        placement = decide(experiment.runtime, session.cluster_nodes(), experiment.demand(model_bytes))
+            checks.require_visible(Path(path))
+        placement = decide(experiment.runtime, checks.cluster_nodes(), experiment.demand(model_bytes))
         if pool is None:  # who shares actors is told once, by whoever started them
             say(f"placement: {placement.reason}")
         backend = RayBackend(experiment.host_setup(), placement, experiment.runtime, actors)
@@ -93,7 +93,8 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.on_ray.session import ray_session, require_labels  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.checks import require_labels  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray.session import ray_session  # noqa: PLC0415
 
     store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
     with ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes):

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedphd_ray.errors import FedPhDError, Stopped
+from fedphd_ray.errors import FedPhDError, Stopped, UserError
 from fedphd_ray.files import MIB, read_text, write_whole
 
 FILE = "status.json"
@@ -65,7 +65,7 @@ class Status(BaseModel):
 
 @contextlib.contextmanager
 def at_work_in(directory: Path) -> Iterator[None]:
-    """Says in a run directory that this process works in it, and afterwards how that ended."""
+    """Says in a run directory that this process works in it, and afterwards how that ended; nothing where it was refused."""
     status = Status(state="running", host=socket.gethostname(), process=os.getpid(), since=utc_now())
 
     def write(state: State, why: str = "") -> None:
@@ -73,9 +73,14 @@ def at_work_in(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk has a message of its own
             write_whole(directory / FILE, text.encode())
 
+    path = directory / FILE
+    former = path.read_bytes() if path.is_file() else b""
     write("running")
     try:
         yield
+    except UserError:  # refused: nothing has happened here
+        write_whole(path, former) if former else path.unlink(missing_ok=True)
+        raise
     except (Stopped, KeyboardInterrupt) as stopped:
         write("stopped", str(stopped))
         raise

@@ -26,8 +26,8 @@ def begin(config: Config, directory: Path) -> Summary:
 def stopped(config: Config, directory: Path) -> Path:
     """A run as it is when its driver dies in round 4: checkpoints of rounds 2 and 3, and books that go on after them."""
     begin(config, directory)
-    for name in ("model", "clients"):
-        shutil.rmtree(directory / name, ignore_errors=True)
+    for delivered in (directory / "model", *directory.glob("clients/client-*")):
+        shutil.rmtree(delivered, ignore_errors=True)  # where clients keep parts there is no whole one
     (directory / "summary.json").unlink()
     checkpoints = Path(config.checkpoint.path or directory / "checkpoints")
     shutil.rmtree(checkpoints / "round-000004")

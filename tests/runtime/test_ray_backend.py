@@ -22,7 +22,7 @@ from fedphd_ray.errors import ResourceError, RunFailedError, UserError
 from fedphd_ray.runtime.on_ray import actor_pool as actor_pool_module
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
-from fedphd_ray.runtime.on_ray.session import require_store, require_visible
+from fedphd_ray.runtime.on_ray.checks import require_store, require_visible
 from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.progress import RoundRecord
 

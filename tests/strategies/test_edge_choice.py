@@ -115,7 +115,9 @@ def test_rules_without_chance() -> None:
 
     def chosen(rule: EdgeRule, round: int) -> list[int]:
         rng = np.random.default_rng(0)
-        return rule.choose(Choice([3, 4, 5, 8], FedPhD(), population, edges, lambda client: latency[client], round, rng))
+        drawn = rule.choose(Choice([3, 4, 5, 8], FedPhD(), population, edges, lambda client: latency[client], round, rng))
+        assert {one.probability for one in drawn} == {1.0}
+        return [one.edge for one in drawn]
 
     assert chosen(RoundRobin(name="round_robin"), 1) == [1, 2, 0, 1]
     assert chosen(RoundRobin(name="round_robin"), 2) == [2, 0, 1, 2]
@@ -154,4 +156,5 @@ def test_an_edge_nobody_chose_counts_as_homogeneous_for_fedphd_and_for_nothing_i
 def test_fedavg_keeps_clients_at_their_edge() -> None:
     population = cifar_population()
     edges = [EdgeStatistics.empty(10)] * 3
-    assert FedAvg().choose_edges([0, 4, 7, 11], population, edges, np.random.default_rng(0)) == [0, 1, 1, 2]
+    chosen = FedAvg().choose_edges([0, 4, 7, 11], population, edges, np.random.default_rng(0))
+    assert [one.edge for one in chosen] == [0, 1, 1, 2]

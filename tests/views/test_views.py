@@ -165,6 +165,9 @@ def test_a_process_says_how_its_work_ended(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError), at_work_in(tmp_path):
         raise RunFailedError("nobody answers")
     assert (Status.read(tmp_path).state, Status.read(tmp_path).why) == ("failed", "nobody answers")  # type: ignore[union-attr]
+    with pytest.raises(UserError), at_work_in(tmp_path):
+        raise UserError("checkpoint", expected="one", found="none")
+    assert Status.read(tmp_path).state == "failed"  # type: ignore[union-attr]  # as it was before
     with pytest.raises(KeyboardInterrupt), at_work_in(tmp_path):
         raise KeyboardInterrupt
     assert Status.read(tmp_path).state == "stopped"  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.federation.aggregation import fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
-from fedphd_ray.runtime.on_ray.session import require_imports
+from fedphd_ray.runtime.on_ray.checks import require_imports
 from fedphd_ray.runtime.policy.faults import kill_this_process
 from fedphd_ray.runtime.policy.placement import RuntimeConfig
 from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
