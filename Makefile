@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak reliability lint format clean
+.PHONY: help install demo test image soak reliability lint format clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,9 @@ demo: $(STAMP)  ## train, prune and judge a diffusion model of digits (a few min
 
 test: $(STAMP) lint  ## lint, types and all tests, in two processes
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+image: $(STAMP)  ## the steps of cluster/Dockerfile in a plain folder: a wheel in an empty environment
+	$(BIN)/python -m pytest -q -m image tests/cluster
 
 soak: $(STAMP)  ## kill processes at random for about ten minutes, and fuzz with new examples
 	$(BIN)/python -m pytest -q -s -m soak tests/soak tests/reliability

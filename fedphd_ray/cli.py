@@ -57,6 +57,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train; print where the run directory is."""
+    _require_place(out, resume_if_exists=resume_if_exists)
     with at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
 
@@ -64,15 +65,6 @@ def run(
         experiment = _build(chosen)
     unique = secrets.token_hex(3)  # several may start in one second
     directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
-    if out is not None and ":/" in str(out):
-        raise UserError(
-            f"--out {out}",
-            expected="a folder of this machine, or one that it has mounted",
-            found="a URI",
-            remedy="checkpoint.path takes s3:// and other places; a run's books are files that are written to and locked",
-        )
-    if resume_if_exists and out is None:
-        raise UserError("--resume-if-exists", expected="--out DIR beside it", found="no --out")
     goes_on = resume_if_exists and (directory / "run.json").exists()
     _follow(experiment, directory, chosen, begins=not goes_on, quiet=quiet)
 
@@ -245,6 +237,19 @@ def doctor() -> None:
             say(f"        {finding.remedy}")
     if not healthy:
         raise typer.Exit(1)
+
+
+def _require_place(out: Path | None, *, resume_if_exists: bool) -> None:
+    """Looks at --out before anything is read."""
+    if out is not None and ":/" in str(out):
+        raise UserError(
+            f"--out {out}",
+            expected="a folder of this machine, or one that it has mounted",
+            found="a URI",
+            remedy="checkpoint.path takes s3:// and other places; a run's books are files that are written to and locked",
+        )
+    if resume_if_exists and out is None:
+        raise UserError("--resume-if-exists", expected="--out DIR beside it", found="no --out")
 
 
 def _build(config: "Config") -> "Experiment":

@@ -16,6 +16,7 @@ from fedphd_ray.devices.profiles import Devices, DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.federation.communication import Codecs, HopCodec, require_fit
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.policies import Buffered
 from fedphd_ray.federation.prune import pruned_shapes
@@ -51,6 +52,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     devices: DevicesConfig | None = None
     local: LocalConfig = LocalConfig()
+    communication: dict[str, HopCodec] = Field(default_factory=dict, max_length=20)
     pruning: PruningConfig = PruningConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -67,6 +69,7 @@ class Config(Section):
         self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
+        require_fit(self.communication, self.hierarchy.topology(), self.strategy)
         self._check_faults()
         self._check_evaluation()
         self._check_pretrained()
@@ -245,6 +248,7 @@ class Config(Section):
             failures=self.failures,
             faults=FaultScript(self.faults),
             settings=self.settings(),
+            codecs=Codecs.of(self.communication, self.hierarchy.topology(), self.seed),
         )
 
     def settings(self) -> dict[str, object]:

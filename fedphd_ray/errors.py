@@ -68,6 +68,10 @@ class RunFailedError(FedPhDError):
         self.reason = reason
 
 
+class CodecError(FedPhDError):
+    """A message is not what was written."""
+
+
 class ClientTimeoutError(FedPhDError):
     """A client trained for longer than `failures.client_timeout_seconds`."""
 

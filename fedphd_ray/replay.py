@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
-from fedphd_ray.federation.links import Link, Message
+from fedphd_ray.federation.links import Message
 from fedphd_ray.federation.merge import held_by
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.federation.simulated import SimulatedSchedule
@@ -147,7 +147,7 @@ class Replay:
         return Workload(
             strategy=experiment.strategy,
             topology=experiment.topology,
-            codec=experiment.codec,
+            codecs=experiment.codecs,
             held=self._held[version],
             counts=self._counts,
             cost=experiment.costs[version],
@@ -180,7 +180,7 @@ class Replay:
             reported = named(held.parts, names)
             self._add(topology.from_client, times, upload(held.model, reported, held.version, beside, self._counts))
         self._owed -= set(cohort)
-        if self._experiment.local.keeps_moments or self._experiment.strategy.keeps_state:
+        if self._experiment.clients_keep:
             self._with_state |= set(cohort)
 
     def _count_up(self, plan: RoundPlan) -> list[int]:
@@ -215,6 +215,6 @@ class Replay:
 
     def _add(self, hop: Hop, times: int, message: Message) -> None:
         """So many messages over links of a hop."""
-        rows = Link(0, hop, "", "", self._experiment.codec).rows(message)
+        rows = self._experiment.codecs.link(0, hop, "", "").rows(message)
         if times and rows:
             self._bytes[hop] += times * sum(row.num_bytes for row in rows)

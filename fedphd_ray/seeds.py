@@ -30,6 +30,7 @@ class Purpose(enum.IntEnum):
     AVAILABILITY = 13
     DROPOUT = 14
     LOOKS = 15
+    CODEC = 16
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

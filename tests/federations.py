@@ -51,6 +51,9 @@ METHODS: dict[str, dict[str, object]] = {
     "fedphd with kept moments": {"local": {"optimizer_state": "per_client"}},
     "fedavg": {"strategy": {"name": "fedavg"}},
     "fedphd that is told classes": {"model": {"class_conditional": True}},
+    "fedphd in int8 with error feedback": {
+        "communication": {"from_clients": {"codec": "int8", "rounding": "stochastic", "error_feedback": True}}
+    },
     "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": FLAT},
     "fedavgm": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedavgm"}}},
     "fedadam": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedadam"}}},

@@ -153,6 +153,7 @@ def test_vectors_of_several_senders_are_added_in_one_function() -> None:
         (name(path), node.name)
         for path in MODULES
         if name(path).startswith(("runtime/", "federation/"))
+        and name(path) != "federation/compression.py"  # one vector at a time
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
         for call in ast.walk(node)

@@ -42,8 +42,8 @@ class Clock:
         if topology.flat:
             self.seconds[0] = self.now
             return
-        num_bytes = workload.handed_down_bytes()
         for level in reversed(range(topology.depth)):
+            num_bytes = workload.handed_down_bytes(level)
             for index, holds in enumerate(workload.holding[level]):
                 if not holds:
                     above = self.seconds[self._place(level + 1, topology.parent(level, index))]

@@ -1,22 +1,20 @@
 """How the values of a message are written for a link. Sizes follow from the number of values alone, so they can be planned."""
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedphd_ray.errors import CodecError
 
-@dataclass(frozen=True)
-class Encoded:
-    """Parameters as a link carries them, and what was left out of them.
-
-    Attributes:
-        data: whatever the codec's `decode` understands.
-        residual: what the sender adds to its next message [num_values]; None where nothing is lost.
-    """
-
-    data: object
-    residual: Tensor | None = None
+Buffer = NDArray[np.uint8]
+Noise = Callable[[int], torch.Generator]
+"""Random numbers that belong to a message, by the number of a stream: both ends can draw the same."""
+CHECKSUM_BYTES = 4
 
 
 class Codec(Protocol):
@@ -33,21 +31,24 @@ class Codec(Protocol):
         ...
 
     def num_bytes(self, num_values: int) -> int:
-        """What a wire would carry for so many parameters."""
+        """What a wire carries for so many parameters: the length of the buffer."""
         ...
 
-    def encode(self, values: Tensor, reference: Tensor | None, residual: Tensor | None) -> Encoded:
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
         """Writes parameters.
 
         Args:
-            values: to send [num_values].
-            reference: what both ends know the receiver to hold [num_values], where they do.
-            residual: what the sender's last message left out [num_values].
+            values: to send, float32 [num_values] on the CPU, all finite.
+            noise: of this message.
         """
         ...
 
-    def decode(self, encoded: Encoded, reference: Tensor | None) -> Tensor:
-        """What the receiver makes of it [num_values], with the same reference."""
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """What the receiver makes of it [num_values].
+
+        Raises:
+            CodecError: the buffer is not what was written.
+        """
         ...
 
 
@@ -61,14 +62,43 @@ class Float32:
         """Four for each."""
         return 4 * num_values
 
-    def encode(self, values: Tensor, reference: Tensor | None, residual: Tensor | None) -> Encoded:
-        """The values themselves."""
-        return Encoded(values)
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """The bytes of the values."""
+        return values.contiguous().numpy().view(np.uint8)
 
-    def decode(self, encoded: Encoded, reference: Tensor | None) -> Tensor:
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
         """The values themselves."""
-        assert isinstance(encoded.data, Tensor)
-        return encoded.data
+        require_length(data, self.num_bytes(num_values), self.name)
+        return torch.from_numpy(data.view(np.float32))
 
 
 FLOAT32 = Float32()
+
+
+def require_length(data: Buffer, num_bytes: int, name: str) -> None:
+    """Sees that a buffer is whole.
+
+    Raises:
+        CodecError: it is not.
+    """
+    if data.dtype != np.uint8 or data.shape != (num_bytes,):
+        raise CodecError(f"a message in {name} has {data.size:,} bytes instead of {num_bytes:,}")
+
+
+def sealed(*pieces: Buffer) -> Buffer:
+    """One buffer with a checksum at its end."""
+    body = np.concatenate(pieces)
+    return np.concatenate([body, np.frombuffer(zlib.crc32(body.data).to_bytes(CHECKSUM_BYTES, "little"), np.uint8)])
+
+
+def opened(data: Buffer, num_bytes: int, name: str) -> Buffer:
+    """What was sealed.
+
+    Raises:
+        CodecError: it was cut or altered on its way.
+    """
+    require_length(data, num_bytes, name)
+    body = data[:-CHECKSUM_BYTES]
+    if zlib.crc32(np.ascontiguousarray(body).data) != int.from_bytes(data[-CHECKSUM_BYTES:].tobytes(), "little"):
+        raise CodecError(f"a message in {name} was altered on its way: its checksum is another")
+    return body

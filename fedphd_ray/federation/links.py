@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.codecs import FLOAT32, Codec
+from fedphd_ray.federation.codecs import FLOAT32, Codec, Noise
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.strategies.parts import Part
@@ -85,10 +85,14 @@ def model_bytes(num_parameters: int, codec: Codec = FLOAT32) -> int:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a receiver holds after a message, and the rows of the ledger for it."""
+    """What a receiver holds after a message, and the rows of the ledger for it.
+
+    `residual` is the sender's, where it keeps one: what its messages have left out so far [num_params].
+    """
 
     contents: Message
     rows: list[Transfer]
+    residual: Tensor | None = None
 
     @property
     def version(self) -> int:
@@ -120,6 +124,11 @@ class Delivery:
         }
 
 
+def unkeyed(stream: int) -> torch.Generator:
+    """For links whose codecs draw nothing."""
+    return torch.Generator().manual_seed(stream)
+
+
 @dataclass(frozen=True)
 class Link:
     """One direction between two nodes during one round.
@@ -131,6 +140,7 @@ class Link:
         destination: the receiving node.
         codec: how parameters are written.
         attempt: 0 for a first sending; more where the receiver's or the sender's process died and its part is done again.
+        noise: of its messages, for codecs that draw.
     """
 
     round: int
@@ -139,10 +149,22 @@ class Link:
     destination: str
     codec: Codec = FLOAT32
     attempt: int = 0
+    noise: Noise = unkeyed
 
-    def send(self, message: Message) -> Delivery:
-        """Delivers a message. With an exact codec nothing is copied."""
-        return Delivery({kind: self._arrived(content) for kind, content in message.items()}, self.rows(message))
+    def send(self, message: Message, residual: Tensor | None = None) -> Delivery:
+        """Delivers a message. With an exact codec nothing is copied.
+
+        Args:
+            message: contents by name.
+            residual: what the sender's messages have left out so far [num_params]; None for a sender that keeps none. It is
+                added to the model that is sent, and what is left out now is in the delivery (Stich et al. 2018).
+        """
+        contents: dict[Kind, Content] = {}
+        for kind, content in message.items():
+            arrived, left = self._arrived(content, residual if kind == Kind.MODEL else None)
+            contents[kind] = arrived
+            residual = left if kind == Kind.MODEL else residual
+        return Delivery(contents, self.rows(message), residual)
 
     def rows(self, message: Message) -> list[Transfer]:
         """What sending a message costs, without doing it."""
@@ -172,16 +194,25 @@ class Link:
             case Marks():
                 return "bitmap", -(-content.num_values // 8)
 
-    def _arrived(self, content: Content) -> Content:
+    def _arrived(self, content: Content, residual: Tensor | None) -> tuple[Content, Tensor | None]:
+        """What the receiver holds, and what is left out."""
         if not isinstance(content, Parameters) or self.codec.exact:
-            return content
+            return content, residual
         values, vector = content.values, content.vector.clone()
         sent = torch.cat([vector[piece] for piece in content.slices])
-        arrived = self.codec.decode(self.codec.encode(sent, None, None), None)
-        for place, piece in zip(content.slices, arrived.split([_length(place) for place in content.slices]), strict=True):
+        if residual is not None:
+            sent += torch.cat([residual[piece] for piece in content.slices])
+            residual = residual.clone()
+        data = self.codec.encode(sent.cpu(), self.noise)
+        assert data.nbytes == self.codec.num_bytes(sent.numel()), "the ledger has the buffer's length"
+        arrived = self.codec.decode(data, sent.numel(), self.noise).to(sent.device)
+        lengths = [_length(place) for place in content.slices]
+        for place, piece, left in zip(content.slices, arrived.split(lengths), (sent - arrived).split(lengths), strict=True):
             vector[place] = piece
+            if residual is not None:
+                residual[place] = left
         received = Update(vector, None, values.slices) if isinstance(values, Update) else vector
-        return Parameters(received, content.slices, content.version)
+        return Parameters(received, content.slices, content.version), residual
 
 
 def _length(piece: slice) -> int:

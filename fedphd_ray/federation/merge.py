@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedphd_ray.federation.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
-from fedphd_ray.federation.codecs import Codec
+from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.federation.links import Link, Message
 from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.plans import Aggregation
@@ -89,14 +89,14 @@ def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggreg
 
 
 def send_up(
-    order: MergeOrder, payloads: Sequence[Payload], strategy: Strategy, topology: Topology, codec: Codec
+    order: MergeOrder, payloads: Sequence[Payload], strategy: Strategy, topology: Topology, codecs: Codecs
 ) -> tuple[list[Payload], list[Transfer]]:
     """What the children hold, as it reaches the node. In a flat federation that is the cloud's own, and nothing is sent."""
     if topology.flat:
         return list(payloads), []
     arrived, rows = [], []
     for position, payload in enumerate(payloads):
-        delivery = _link(order, position, topology, codec).send(_message(order, position, payload, strategy))
+        delivery = _link(order, position, topology, codecs).send(_message(order, position, payload, strategy))
         beside = {name: as_numpy(vector) for name, vector in delivery.beside.items()}
         arrived.append(replace(payload, vector=as_numpy(delivery.model), beside=beside))
         rows += delivery.rows
@@ -104,7 +104,7 @@ def send_up(
 
 
 def sent_up_in_vain(
-    order: MergeOrder, sized: Payload, attempts: int, strategy: Strategy, topology: Topology, codec: Codec
+    order: MergeOrder, sized: Payload, attempts: int, strategy: Strategy, topology: Topology, codecs: Codecs
 ) -> list[Transfer]:
     """What reached a node's process that then died, so many times; `sized` is like the models that were sent."""
     sized = replace(sized, beside=dict.fromkeys(strategy.clients_send, sized.vector))
@@ -112,16 +112,16 @@ def sent_up_in_vain(
         row
         for attempt in range(attempts)
         for position in range(len(order.children))
-        for row in _link(replace(order, attempt=attempt), position, topology, codec).rows(
+        for row in _link(replace(order, attempt=attempt), position, topology, codecs).rows(
             _message(order, position, sized, strategy)
         )
     ]
 
 
-def _link(order: MergeOrder, position: int, topology: Topology, codec: Codec) -> Link:
+def _link(order: MergeOrder, position: int, topology: Topology, codecs: Codecs) -> Link:
     """From one of the children to the node."""
     source, destination = topology.name(order.level, order.children[position]), topology.name(order.level + 1, order.node)
-    return Link(order.round, topology.up(order.level), source, destination, codec, order.attempt)
+    return codecs.link(order.round, topology.up(order.level), source, destination, order.attempt)
 
 
 def _message(order: MergeOrder, position: int, payload: Payload, strategy: Strategy) -> Message:

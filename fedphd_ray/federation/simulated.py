@@ -90,8 +90,8 @@ class SimulatedSchedule(Schedule, Generic[P]):
         holding = [list(level) for level in workload.holding]
         if plan.asked:
             holding = [[True] * len(level) for level in holding]
-        num_bytes = workload.sent_up_bytes() if plan.at(1) else 0
         for level in range(1, self.topology.depth + 1):
+            num_bytes = 0 if self.topology.flat or not plan.at(level) else workload.sent_up_bytes(level - 1)
             for each in plan.at(level):
                 children = [one.sender for one in each.contributions if holding[level - 1][one.sender]]
                 clock.send_up(level, each.node, children, num_bytes)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.federation.codecs import Codec
-from fedphd_ray.federation.links import Link, Message
+from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.links import Message
 from fedphd_ray.federation.protocol import Holdings, statistics, upload
 from fedphd_ray.plans import Flight, RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import named
-from fedphd_ray.topology import Topology, client_name
+from fedphd_ray.topology import Hop, Topology, client_name
 
 FORWARD_AND_BACKWARD = 3  # the backward pass takes twice what the forward pass does
 
@@ -33,7 +33,7 @@ class Workload:
     Attributes:
         strategy: the method.
         topology: of the federation.
-        codec: of its links.
+        codecs: of its links.
         held: what aggregators have; values do not matter.
         counts: label counts, where the method shares them.
         cost: of the network.
@@ -46,7 +46,7 @@ class Workload:
 
     strategy: Strategy
     topology: Topology
-    codec: Codec
+    codecs: Codecs
     held: Holdings
     counts: NDArray[np.int64] | None
     cost: Cost
@@ -70,25 +70,26 @@ class Workload:
         """Everything that reaches a client in a round: the model, and what every edge has seen where that is shared."""
         key = client in self.known, client in self.owed
         if key not in self._sizes:
-            heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts))
-            self._sizes[key] = self._bytes(self.down(client)) + heard
+            to_client = self.topology.to_client
+            heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts), to_client)
+            self._sizes[key] = self._bytes(self.down(client), to_client) + heard
         return self._sizes[key]
 
     def upload_bytes(self, parts: Sequence[str] | None) -> int:
         """What a client sends."""
         key = () if parts is None else ("parts", *parts)
         if key not in self._sizes:
-            self._sizes[key] = self._bytes(self.up(parts))
+            self._sizes[key] = self._bytes(self.up(parts), self.topology.from_client)
         return self._sizes[key]
 
-    def handed_down_bytes(self) -> int:
-        """What a node is given by its parent."""
-        return self._bytes(self.held.to_child(first=self.first, owed=bool(self.owed)))
+    def handed_down_bytes(self, level: int) -> int:
+        """What a node of a level is given by its parent."""
+        return self._bytes(self.held.to_child(first=self.first, owed=bool(self.owed)), self.topology.down(level))
 
-    def sent_up_bytes(self) -> int:
-        """What a node sends to its parent."""
+    def sent_up_bytes(self, level: int) -> int:
+        """What a node of a level sends to its parent."""
         beside = dict.fromkeys(self.strategy.clients_send, self.held.model)
-        return self._bytes(replace(self.held, beside=beside).to_parent(self.counts))
+        return self._bytes(replace(self.held, beside=beside).to_parent(self.counts), self.topology.up(level))
 
     def work(self, client: int) -> float:
         """MACs of a client's local training."""
@@ -99,9 +100,8 @@ class Workload:
         """The same of every client [num_clients]."""
         return np.asarray(FORWARD_AND_BACKWARD * self.cost.macs * self.images.astype(np.float64))
 
-    def _bytes(self, message: Message) -> int:
-        rows = Link(0, self.topology.to_client, "", "", self.codec).rows(message)
-        return sum(row.num_bytes for row in rows)
+    def _bytes(self, message: Message, hop: Hop) -> int:
+        return sum(row.num_bytes for row in self.codecs.link(0, hop, "", "").rows(message))
 
 
 def lost_rows(plan: RoundPlan, workload: Workload) -> list[Transfer]:
@@ -112,8 +112,8 @@ def lost_rows(plan: RoundPlan, workload: Workload) -> list[Transfer]:
 def _lost(plan: RoundPlan, flight: Flight, workload: Workload) -> list[Transfer]:
     topology, client = workload.topology, client_name(flight.client)
     edge = topology.aggregator_name(flight.edge)
-    down = Link(plan.round, topology.to_client, edge, client, workload.codec).rows(workload.down(flight.client))
-    up = Link(plan.round, topology.from_client, client, edge, workload.codec).rows(
+    down = workload.codecs.link(plan.round, topology.to_client, edge, client).rows(workload.down(flight.client))
+    up = workload.codecs.link(plan.round, topology.from_client, client, edge).rows(
         workload.up(plan.reported_parts.get(flight.client))
     )
     return [_share(row, flight.received) for row in down] + [_share(row, flight.sent) for row in up if flight.sent > 0]

@@ -24,7 +24,7 @@ def describe(experiment: Experiment) -> str:
     tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
     tree = f"{', '.join(tiers)}, the cloud {often}"
     policy = "" if experiment.devices is None else f"; simulated devices, {experiment.schedule_config.policy.describe()}"
-    return f"{name}: {tree}; {experiment.pruning.describe()}{policy}"
+    return f"{name}: {tree}; {experiment.pruning.describe()}{policy}{experiment.codecs.describe()}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:

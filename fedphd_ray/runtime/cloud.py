@@ -180,7 +180,7 @@ class Cloud:
         with self._watch("transfer"):
             bases, order = order_for(experiment, state, aggregation)
             held = [self._backend.get_payload(state.models[order.level][child]) for child in order.children]
-            arrived, sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codec)
+            arrived, sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codecs)
         with self._watch("aggregate"):
             vector, kept = self._server_step(state, order, bases, arrived, weight)
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)

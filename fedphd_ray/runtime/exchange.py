@@ -34,7 +34,7 @@ def workload_of(experiment: Experiment, state: RunState) -> Workload:
     return Workload(
         strategy=strategy,
         topology=experiment.topology,
-        codec=experiment.codec,
+        codecs=experiment.codecs,
         held=Holdings.of(state.broadcast(strategy.server_sends), strategy, state.plan_channels),
         counts=_shared_counts(experiment, state, 0),
         cost=experiment.costs[state.model.version],
@@ -77,15 +77,15 @@ def _give(
     experiment: Experiment, backend: Backend, state: RunState, round: int, node: tuple[int, int], held: Handle, *, first: bool
 ) -> tuple[Handle, list[Transfer]]:
     """What a node holds that is given its parent's model, and the rows for it. An exact codec is not asked to copy."""
-    topology, codec, (level, index) = experiment.topology, experiment.codec, node
+    topology, (level, index) = experiment.topology, node
     if topology.flat:
         return held, []
     source = topology.name(level + 1, topology.parent(level, index))
-    link = Link(round, topology.down(level), source, topology.name(level, index), codec)
+    link = experiment.codecs.link(round, topology.down(level), source, topology.name(level, index))
     sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
-    payload = sized if codec.exact else backend.get_payload(held)
+    payload = sized if link.codec.exact else backend.get_payload(held)
     message = Holdings.of(payload, experiment.strategy, state.plan_channels).to_child(first=first, owed=bool(state.plan_owed))
-    if codec.exact:
+    if link.codec.exact:
         return held, link.rows(message)
     arrived = link.send(message)
     beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
@@ -115,7 +115,7 @@ def sent_in_vain(experiment: Experiment, state: RunState, plan: RoundPlan, outco
     for outcome in outcomes:
         source = topology.aggregator_name(outcome.report.edge)
         for client, attempt in outcome.lost:
-            link = Link(plan.round, topology.to_client, source, client_name(client), experiment.codec, attempt)
+            link = experiment.codecs.link(plan.round, topology.to_client, source, client_name(client), attempt)
             rows += link.rows(held.to_client(known=client in state.client_states, owed=client in state.plan_owed))
     return rows
 

@@ -16,7 +16,7 @@ from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes, build_unet, parameter_shapes
-from fedphd_ray.federation.codecs import FLOAT32, Codec
+from fedphd_ray.federation.communication import EXACT, Codecs
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.planner import planner
 from fedphd_ray.federation.prune import pruned_shapes
@@ -59,7 +59,7 @@ class Experiment:
 
     Attributes:
         client_rows: per client, its rows of the data set (sorted, disjoint, together all of them).
-        codec: how parameters are written for every link.
+        codecs: how parameters are written for every link.
         devices: of clients and edges, where they are simulated.
         feature_skew: how differently clients see their images.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
@@ -83,7 +83,7 @@ class Experiment:
     failures: FailureConfig
     faults: FaultScript
     settings: Mapping[str, Any]
-    codec: Codec = FLOAT32
+    codecs: Codecs = EXACT
     devices: Devices | None = None
     feature_skew: FeatureSkew | None = None
 
@@ -117,6 +117,12 @@ class Experiment:
         )
 
     @property
+    def clients_keep(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        residuals = self.codecs.keeps_residual(self.topology.from_client)
+        return self.local.keeps_moments or self.strategy.keeps_state or residuals
+
+    @property
     def topology(self) -> Topology:
         """Names and links."""
         return self.schedule.topology
@@ -131,7 +137,7 @@ class Experiment:
             local=self.local,
             penalty=SparsityPenalty(self.pruning.penalty),
             topology=self.topology,
-            codec=self.codec,
+            codecs=self.codecs,
             images=self.dataset.images,
             labels=None if self.spec.num_classes is None else self.dataset.labels,
             client_rows=self.client_rows,
@@ -160,7 +166,7 @@ class Experiment:
         """What one round may hold in the object store at once, with room: models of edges, sums of blocks, states of clients."""
         cohort = self.schedule.cohort_size
         models, states = 2 * (cohort + self.topology.num_servers + 8), 0
-        if self.local.keeps_moments or self.strategy.keeps_state:
+        if self.clients_keep:
             budget = int(self.runtime.client_state_gib * 2**30) + 3 * cohort * model_bytes
             states = min(budget, 3 * self.population.num_clients * model_bytes)
         return self.dataset.images.nbytes + models * model_bytes + states

@@ -47,7 +47,9 @@ def merge(
         tasks.append(MergeTask(order, bases, children, experiment.strategy))
     for task, outcome in zip(tasks, backend.merge(tasks) if tasks else (), strict=True):
         level, node, seen = task.order.level + 1, task.order.node, task.order.statistics
-        rows += sent_up_in_vain(task.order, state.model, outcome.lost, experiment.strategy, experiment.topology, experiment.codec)
+        rows += sent_up_in_vain(
+            task.order, state.model, outcome.lost, experiment.strategy, experiment.topology, experiment.codecs
+        )
         rows += outcome.rows
         models, statistics = list(state.models[level]), list(state.statistics[level])
         models[node], statistics[node] = outcome.model, statistics[node].after_merge(seen)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 IP = shutil.which("ip") or "/usr/sbin/ip"
 RAY = str(Path(sys.executable).parent / "ray")
 SUBNET = "10.213.7"
+TRIES = 5
 
 
 def ip(*words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -45,15 +47,21 @@ class Host:
     namespace: str
     address: str
     temporary: Path
-    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    processes: list["subprocess.Popen[Any]"] = field(default_factory=list)
 
     def command(self, *words: object) -> list[str]:
         """What runs a command on it."""
         return [IP, "netns", "exec", self.namespace, *map(str, words)]
 
-    def run(self, *words: object, env: Mapping[str, str], **more: object) -> "subprocess.CompletedProcess[str]":
+    def run(self, *words: object, env: Mapping[str, str], timeout: float = 600) -> "subprocess.CompletedProcess[str]":
         """Runs a command on it to its end."""
-        return subprocess.run(self.command(*words), env=env, capture_output=True, text=True, check=False, timeout=600, **more)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(self.command(*words), env=env, capture_output=True, text=True, check=False, timeout=timeout)
+
+    def start(self, *words: object, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+        """Starts a command on it."""
+        process = subprocess.Popen(self.command(*words), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.processes.append(process)
+        return process
 
     def cut_off(self) -> None:
         """Nobody reaches it any more, and it reaches nobody."""
@@ -97,20 +105,37 @@ def hosts(*names: str) -> Iterator[dict[str, Host]]:
                 _end(host)
 
 
-def start_ray(host: Host, *arguments: str, env: Mapping[str, str]) -> None:
-    """A Ray node on a host, which ends with it."""
+def bring_up(host: Host, head: Host, number: int, *arguments: str, env: Mapping[str, str]) -> None:
+    """A Ray node on a host, which ends with it; returns when so many nodes are up.
+
+    On a busy machine Ray may give up a start (it waits half a minute for a server of its own): then there is another.
+    """
     command = [RAY, "start", "--block", f"--node-ip-address={host.address}", f"--temp-dir={host.temporary}", *arguments]
     command += ["--object-store-memory=200000000", "--disable-usage-stats"]
-    log = (host.temporary / "node.log").open("w")
-    host.processes.append(
-        subprocess.Popen(host.command(*command), env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    )
+    for left in reversed(range(TRIES)):
+        with (host.temporary / "node.log").open("w") as log:
+            node = subprocess.Popen(host.command(*command), env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        host.processes.append(node)
+        deadline = time.monotonic() + 600
+        while node.poll() is None:
+            if _nodes(head, env) >= number:
+                return
+            assert time.monotonic() < deadline, f"{host.name} has not joined"
+            time.sleep(0.5)
+        assert left, f"{host.name} ended, again and again: {(host.temporary / 'node.log').read_text()[-2000:]}"
+
+
+def _nodes(head: Host, env: Mapping[str, str]) -> int:
+    try:
+        return head.run(RAY, "status", f"--address={head.address}:6379", env=env, timeout=60).stdout.count(" node_")
+    except subprocess.TimeoutExpired:
+        return 0
 
 
 def _end(host: Host) -> None:
     for process in host.processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            process.kill()
         process.wait()
     pids = ip("netns", "pids", host.namespace, check=False).stdout.split()  # Ray's servers have sessions of their own
     for pid in pids:
@@ -118,13 +143,14 @@ def _end(host: Host) -> None:
             os.kill(int(pid), signal.SIGKILL)
 
 
-def wait_until(what: str, seconds: float, done: "object") -> None:
-    """Until something is so.
+def wait_until(what: str, seconds: float, done: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Until something is so, while a process goes on.
 
     Raises:
         AssertionError: it is not, in time.
     """
     deadline = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
+    while not done():
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.3)
+        time.sleep(0.1)

@@ -33,10 +33,13 @@ def test_every_query_parses_and_every_panel_has_a_place_of_its_own() -> None:
 
 
 def series(port: int) -> dict[str, set[str]]:
-    """Names of all series of a node, and of their labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        text = answer.read().decode()
+    """Names of all series of a node, and of their labels; none while nobody answers."""
     there: dict[str, set[str]] = {}
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    except OSError:  # not up yet
+        return there
     for line in text.splitlines():
         if match := re.match(r"(\w+)\{([^}]*)\}", line):
             there.setdefault(match[1], set()).update(re.findall(r"(\w+)=", match[2]))

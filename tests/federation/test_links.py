@@ -9,7 +9,8 @@ from federations import FLAT, Outcome, federate, tiny
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.federation.aggregation import apply_update, weighted_models
-from fedphd_ray.federation.codecs import Codec, Encoded
+from fedphd_ray.federation.codecs import Buffer, Codec, Noise
+from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.federation.links import Counts, Link, Marks, Parameters
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, LocalOrder, PartialUpdate, Payload
@@ -33,11 +34,12 @@ def halving() -> Codec:
         def num_bytes(self, num_values: int) -> int:
             return 2 * num_values
 
-        def encode(self, values: torch.Tensor, reference: torch.Tensor | None, residual: torch.Tensor | None) -> Encoded:
-            return Encoded(values / 2)
+        def encode(self, values: torch.Tensor, noise: Noise) -> Buffer:
+            self.sent = values / 2  # the halves exactly, beside a buffer of the size that is said
+            return np.zeros(2 * len(values), np.uint8)
 
-        def decode(self, encoded: Encoded, reference: torch.Tensor | None) -> torch.Tensor:
-            return encoded.data
+        def decode(self, data: Buffer, num_values: int, noise: Noise) -> torch.Tensor:
+            return self.sent
 
     return Halving()
 
@@ -92,7 +94,7 @@ def run_one_round(experiment: Experiment, place: str, request: pytest.FixtureReq
 
 def trained(experiment: Experiment, vector: torch.Tensor, layout: Layout, clients: list[int]) -> PartialUpdate:
     """What these clients make of a model, over links that carry it whole."""
-    exact = replace(experiment, codec=tiny().build().codec)
+    exact = replace(experiment, codecs=Codecs())
     server = experiment.strategy.initial_server(layout.num_params)
     payload = Payload(vector.numpy(), layout, 0, {name: server[name].numpy() for name in experiment.strategy.server_sends})
     order = LocalOrder(1, 0, 1.0, 0.0)
@@ -141,7 +143,7 @@ def test_every_tier_gets_halves_of_what_the_one_before_had(place: str, request: 
 def tiny_of(name: str, hierarchy: dict[str, object]) -> Experiment:
     sections: dict[str, object] = {"strategy": {"name": name}, "hierarchy": hierarchy, "pruning": {"mode": "none", "round": None}}
     config = tiny(**sections, schedule={"rounds": 1, "clients_per_round": 4, "block_size": 4})
-    return replace(config.build(), codec=halving())
+    return replace(config.build(), codecs=Codecs(default=halving()))
 
 
 def random_model(experiment: Experiment) -> tuple[torch.Tensor, Layout]:

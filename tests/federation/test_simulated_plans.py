@@ -33,10 +33,10 @@ class Load:
     def upload_bytes(self, parts: object) -> float:
         return MEGABYTE
 
-    def handed_down_bytes(self) -> float:
+    def handed_down_bytes(self, level: int) -> float:
         return MEGABYTE
 
-    def sent_up_bytes(self) -> float:
+    def sent_up_bytes(self, level: int) -> float:
         return MEGABYTE
 
     def work(self, client: int) -> float:

@@ -158,7 +158,7 @@ def test_what_a_dead_node_was_sent_is_counted_with_its_coverage() -> None:
     sized, nothing = Payload(np.zeros(5, np.float32), layout, 0), EdgeStatistics.empty(2)
     seen = (replace(nothing, weight=3.0), nothing)
     order = MergeOrder(1, 0, 0, (0, 1), np.array([1.0, 0.0]), (0, 0), seen, 0)
-    rows = sent_up_in_vain(order, sized, 2, experiment.strategy, experiment.topology, experiment.codec)
+    rows = sent_up_in_vain(order, sized, 2, experiment.strategy, experiment.topology, experiment.codecs)
     sent = Counter((row.attempt, row.source, str(row.kind)) for row in rows)
     whole = [("edge/0", "model"), ("edge/0", "coverage"), ("edge/1", "model")]
     assert sent == Counter((attempt, *each) for attempt in (0, 1) for each in whole)

@@ -94,7 +94,7 @@ class RayBackend:
     def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
         """Each on its node's actor, where the models go without passing the driver."""
         deadline = time.monotonic() + self._config.round_timeout_seconds
-        return RayMerge(self._pool, tasks, self._setup.topology, self._setup.codec, self._setup.faults, deadline).run()
+        return RayMerge(self._pool, tasks, self._setup.topology, self._setup.codecs, self._setup.faults, deadline).run()
 
     def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
         """Spreads the chunks over the hosts; each chunk's noise is its own, so the images do not depend on where it is drawn."""

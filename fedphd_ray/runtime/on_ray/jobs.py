@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import secrets
 import shlex
@@ -143,6 +144,7 @@ def _client(address: str) -> Any:  # ray's class, which is imported late: it tak
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedphd_ray.federation.codecs import Codec
+from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.on_ray.actor_pool import Actor
 from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires
@@ -19,7 +19,7 @@ class RayMerge:
         pool: the actors; dead ones are replaced in it.
         tasks: one per node.
         topology: knows the nodes' names and places.
-        codec: of the links.
+        codecs: of the links.
         faults: what is made to go wrong.
         deadline: of everything, on the clock of the wires.
         wires: how answers are waited for.
@@ -30,13 +30,13 @@ class RayMerge:
         pool: Actors,
         tasks: Sequence[MergeTask],
         topology: Topology,
-        codec: Codec,
+        codecs: Codecs,
         faults: FaultScript,
         deadline: float,
         wires: Wires = RAY,
     ) -> None:
         self._pool, self._tasks = pool, tasks
-        self._topology, self._codec, self._faults = topology, codec, faults
+        self._topology, self._codecs, self._faults = topology, codecs, faults
         self._calls = Calls(pool, deadline, wires)
         self._results: dict[int, MergeOutcome] = {}
 
@@ -54,7 +54,7 @@ class RayMerge:
             ref = actor.__ray_call__.remote(kill_this_process)
             self._calls.start(Call(actor, name, [ref], lambda call, answer: None, lambda call: None))
         call = actor.merge.options(num_returns=2, name=f"merge {name}")
-        refs = call.remote(order, task.strategy, self._topology, self._codec, *task.bases, *task.children)
+        refs = call.remote(order, task.strategy, self._topology, self._codecs, *task.bases, *task.children)
 
         def done(call: Call, rows: list[Transfer]) -> None:
             self._results[position] = MergeOutcome(call.refs[1], rows, order.attempt)

@@ -19,7 +19,8 @@ from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
 from fedphd_ray.federation.client_sums import ClientSums
-from fedphd_ray.federation.codecs import Codec
+from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.feedback import residual_of, with_residual
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_config import LocalConfig
@@ -48,6 +49,7 @@ class HostSetup:
         labels: int64 [N], where the network is told them.
         client_rows: per client, the rows of `images` that are its own.
         label_counts: int64 [num_clients, num_classes].
+        codecs: of the links of clients.
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
         gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
         deterministic: whether a GPU may use deterministic kernels only.
@@ -62,7 +64,7 @@ class HostSetup:
     local: LocalConfig
     penalty: SparsityPenalty
     topology: Topology
-    codec: Codec
+    codecs: Codecs
     images: Pixels
     labels: NDArray[np.int64] | None
     client_rows: ClientRows
@@ -76,9 +78,14 @@ class HostSetup:
     feature_skew: FeatureSkew | None = None
 
     @property
+    def keeps_residuals(self) -> bool:
+        """Whether clients keep what their uploads leave out."""
+        return self.codecs.keeps_residual(self.topology.from_client)
+
+    @property
     def keeps_states(self) -> bool:
         """Whether clients keep anything between rounds."""
-        return self.local.keeps_moments or self.strategy.keeps_state
+        return self.local.keeps_moments or self.strategy.keeps_state or self.keeps_residuals
 
 
 @dataclass(frozen=True)
@@ -153,10 +160,12 @@ class ClientHost:
             if result is None or failure:
                 kept_states.append(state)
                 continue
-            kept_states.append(result.state)
             reported = named(parts, order.reported_parts.get(client))
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
-            sent = self._upload(order, client).send(upload(result.update, reported, payload.version, result.beside, counts))
+            message = upload(result.update, reported, payload.version, result.beside, counts)
+            left = residual_of(state, payload.layout, self._device) if setup.keeps_residuals else None
+            sent = self._upload(order, client).send(message, left)
+            kept_states.append(with_residual(result.state, sent.residual, payload.version))
             sums.transfers += sent.rows
             weight = setup.strategy.client_weight(num_samples, result.num_steps) * order.factors.get(client, 1.0)
             sums.add(sent, weight, reported, setup.label_counts[client])
@@ -247,12 +256,12 @@ class ClientHost:
     def _download(self, order: LocalOrder, client: int) -> Link:
         """From the aggregator that asks."""
         setup, source = self._setup, self._setup.topology.aggregator_name(order.edge)
-        return Link(order.round, setup.topology.to_client, source, client_name(client), setup.codec, order.attempt)
+        return setup.codecs.link(order.round, setup.topology.to_client, source, client_name(client), order.attempt)
 
     def _upload(self, order: LocalOrder, client: int) -> Link:
         """Back to it."""
         setup, destination = self._setup, self._setup.topology.aggregator_name(order.edge)
-        return Link(order.round, setup.topology.from_client, client_name(client), destination, setup.codec, order.attempt)
+        return setup.codecs.link(order.round, setup.topology.from_client, client_name(client), destination, order.attempt)
 
 
 def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:

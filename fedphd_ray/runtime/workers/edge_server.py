@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from fedphd_ray.federation.aggregation import apply_update, fold_by_name, fold_partials
-from fedphd_ray.federation.codecs import Codec
+from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload, Transfer
@@ -87,7 +87,7 @@ class EdgeServer:
         return report, after
 
     def merge(
-        self, order: MergeOrder, strategy: Strategy, topology: Topology, codec: Codec, *models: Payload
+        self, order: MergeOrder, strategy: Strategy, topology: Topology, codecs: Codecs, *models: Payload
     ) -> tuple[list[Transfer], Payload]:
         """The rows of what reached this node, and its model: the mean of its children's.
 
@@ -95,11 +95,11 @@ class EdgeServer:
             order: whose models they are, and their weights.
             strategy: see `aggregate`.
             topology: of the federation.
-            codec: of its links.
+            codecs: of its links.
             *models: what its children started from (the node's own model first), and then what they hold now.
         """
         num_bases = len(models) - len(order.children)
-        arrived, rows = send_up(order, models[num_bases:], strategy, topology, codec)
+        arrived, rows = send_up(order, models[num_bases:], strategy, topology, codecs)
         return rows, merged(order, models[:num_bases], arrived, strategy)
 
     def peak_memory_bytes(self) -> int:

@@ -20,7 +20,7 @@ class LocalBackend:
     def __init__(self, setup: HostSetup) -> None:
         self._host = ClientHost(setup)
         self._server = EdgeServer("edge/0", setup.threads)
-        self._topology, self._codec = setup.topology, setup.codec
+        self._topology, self._codecs = setup.topology, setup.codecs
 
     def put(self, value: Payload | ClientState) -> Handle:
         """The value itself."""
@@ -49,7 +49,7 @@ class LocalBackend:
         results: list[MergeOutcome] = []
         for task in tasks:
             models = [self.get_payload(handle) for handle in (*task.bases, *task.children)]
-            rows, model = self._server.merge(task.order, task.strategy, self._topology, self._codec, *models)
+            rows, model = self._server.merge(task.order, task.strategy, self._topology, self._codecs, *models)
             results.append(MergeOutcome(model, rows))
         return results
 

@@ -1,0 +1,250 @@
+"""Codecs that lose something. Each is a true round trip: the receiver has what was written, and the ledger the buffer's length.
+
+Quantisation follows QSGD and FedDM-quant (affine levels, stochastic rounding keyed by the seed); sparsification, top-k and
+random-k, and error feedback, which is the link's (`Link.send`), follow Stich et al. 2018.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
+from fedphd_ray.sections import Section
+
+BLOCK = 512
+"""Values that share a scale and an offset: 8 bytes for each block, so that int8 takes 3.94 times fewer bytes than float32."""
+CHUNK_BLOCKS = 256
+"""Blocks that are worked on at once: half a MiB, which stays in a core's cache."""
+LARGEST_HALF = 65504.0
+
+
+class LossyCodec(Section):
+    """What they have in common.
+
+    Attributes:
+        sparse: most values do not travel at all, so that only differences can be sent.
+    """
+
+    exact: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
+
+    error_feedback: bool = False
+
+
+class Bfloat16(LossyCodec):
+    """Two bytes a parameter, the range of float32: a relative error of at most 2^-8."""
+
+    codec: Literal["bfloat16"]
+    name: ClassVar[str] = "bfloat16"
+
+    def num_bytes(self, num_values: int) -> int:
+        """Two for each."""
+        return 2 * num_values + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """To the nearest; what would overflow becomes the largest there is."""
+        largest = torch.finfo(torch.bfloat16).max
+        return sealed(values.clamp(-largest, largest).bfloat16().view(torch.int16).numpy().view(np.uint8))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """As float32."""
+        body = opened(data, self.num_bytes(num_values), self.name)
+        return torch.from_numpy(body.view(np.int16).copy()).view(torch.bfloat16).float()
+
+
+class Float16(LossyCodec):
+    """Two bytes a parameter: a relative error of at most 2^-11 between 6.1e-5 and 65,504; what is larger becomes 65,504."""
+
+    codec: Literal["float16"]
+    name: ClassVar[str] = "float16"
+
+    def num_bytes(self, num_values: int) -> int:
+        """Two for each."""
+        return 2 * num_values + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """To the nearest."""
+        return sealed(values.clamp(-LARGEST_HALF, LARGEST_HALF).half().numpy().view(np.uint8))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """As float32."""
+        body = opened(data, self.num_bytes(num_values), self.name)
+        return torch.from_numpy(body.view(np.float16).astype(np.float32))
+
+
+class Affine(LossyCodec):
+    """Whole numbers on a grid between the smallest and the largest value of each block.
+
+    A value is off by at most half a step of its block with `nearest`, and by less than a step with `stochastic`, which rounds up
+    with a probability so that the mean is right.
+
+    Attributes:
+        rounding: `nearest`, or `stochastic` by random numbers keyed by seed, round and sender.
+    """
+
+    bits: ClassVar[int]
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+
+    @property
+    def name(self) -> str:
+        """`int8`, `int4`."""
+        return f"int{self.bits}"
+
+    def num_bytes(self, num_values: int) -> int:
+        """A scale and an offset for each block, and the levels."""
+        return 8 * -(-num_values // BLOCK) + -(-num_values * self.bits // 8) + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """Chunk by chunk: a vector that is walked through several times should be in the cache while it is."""
+        num, top = values.numel(), 2**self.bits - 1
+        num_blocks = -(-num // BLOCK)
+        scales, middles = torch.empty(num_blocks), torch.empty(num_blocks)
+        levels = torch.empty(num_blocks * BLOCK, dtype=torch.uint8)
+        generator = noise(0) if self.rounding == "stochastic" else None
+        for first in range(0, num_blocks, CHUNK_BLOCKS):
+            last = min(num_blocks, first + CHUNK_BLOCKS)
+            chunk = values[first * BLOCK : last * BLOCK]
+            if chunk.numel() < (last - first) * BLOCK:  # the last value again, which moves no border
+                chunk = torch.cat([chunk, chunk[-1:].expand((last - first) * BLOCK - chunk.numel())])
+            blocks = chunk.view(last - first, BLOCK)
+            low, high = torch.aminmax(blocks, dim=1)
+            middle, scale = low / 2 + high / 2, high / top - low / top  # neither overflows
+            scales[first:last], middles[first:last] = scale, middle
+            steps = (blocks - middle[:, None]).div_(torch.where(scale > 0, scale, 1.0)[:, None]).add_(top / 2)
+            steps = steps.round_() if generator is None else steps.add_(torch.rand(steps.shape, generator=generator)).floor_()
+            levels[first * BLOCK : last * BLOCK].view_as(steps).copy_(steps.clamp_(0, top))
+        heads = [array.numpy().view(np.uint8) for array in (scales, middles)]
+        return sealed(*heads, self._packed(levels[:num].numpy()))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """The middle of each block, and so many steps from it."""
+        body, num_blocks = opened(data, self.num_bytes(num_values), self.name), -(-num_values // BLOCK)
+        scales, middles = torch.from_numpy(body[: 8 * num_blocks].view(np.float32).copy()).view(2, num_blocks)
+        levels = torch.from_numpy(self._unpacked(body[8 * num_blocks :], num_values))
+        values = torch.empty(num_values)
+        for first in range(0, num_blocks, CHUNK_BLOCKS):
+            last = min(num_blocks, first + CHUNK_BLOCKS)
+            own = slice(first * BLOCK, min(num_values, last * BLOCK))
+            steps = levels[own].float().sub_((2**self.bits - 1) / 2)
+            whole = steps.numel() // BLOCK
+            steps[: whole * BLOCK].view(whole, BLOCK).mul_(scales[first : first + whole, None]).add_(
+                middles[first : first + whole, None]
+            )
+            if first + whole < last:
+                steps[whole * BLOCK :].mul_(scales[last - 1]).add_(middles[last - 1])
+            values[own] = steps
+        return values
+
+    def _packed(self, levels: Buffer) -> Buffer:
+        if self.bits == 8:
+            return levels
+        even, odd = levels[0::2], levels[1::2]
+        packed = even.copy()
+        packed[: len(odd)] |= odd << 4
+        return packed
+
+    def _unpacked(self, packed: Buffer, num_values: int) -> Buffer:
+        if self.bits == 8:
+            return packed.copy()
+        levels = np.empty(2 * len(packed), np.uint8)
+        levels[0::2], levels[1::2] = packed & 15, packed >> 4
+        return levels[:num_values]
+
+
+class Int8(Affine):
+    """256 levels: a byte a parameter."""
+
+    bits: ClassVar[int] = 8
+    codec: Literal["int8"]
+
+
+class Int4(Affine):
+    """16 levels: half a byte a parameter."""
+
+    bits: ClassVar[int] = 4
+    codec: Literal["int4"]
+
+
+class Sparse(LossyCodec):
+    """Some values as they are, and nothing of the others.
+
+    Attributes:
+        share: of the values that travel; one at least.
+    """
+
+    sparse: ClassVar[bool] = True
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def num_kept(self, num_values: int) -> int:
+        """Values that travel."""
+        return min(num_values, max(1, math.ceil(self.share * num_values)))
+
+
+class TopK(Sparse):
+    """The largest by magnitude; of those that are equally large, the first. Places are whole numbers or a bitmap, by size."""
+
+    codec: Literal["top_k"]
+    name: ClassVar[str] = "top_k"
+
+    def num_bytes(self, num_values: int) -> int:
+        """Four for each value, and the places."""
+        kept = self.num_kept(num_values)
+        return 4 * kept + min(4 * kept, -(-num_values // 8)) + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """The values in the order of their places."""
+        num, kept = values.numel(), self.num_kept(values.numel())
+        if not num:
+            return sealed(np.empty(0, np.uint8))
+        sizes = values.abs()
+        border = torch.kthvalue(sizes, num - kept + 1).values
+        chosen = sizes > border
+        ties = torch.nonzero(sizes == border).flatten()[: kept - int(chosen.sum())]
+        chosen[ties] = True
+        places = torch.nonzero(chosen).flatten()
+        wide = 4 * kept <= -(-num // 8)
+        where = places.to(torch.int32).numpy().view(np.uint8) if wide else np.packbits(chosen.numpy())
+        return sealed(where, values[places].numpy().view(np.uint8))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """Zero where nothing came."""
+        body, kept = opened(data, self.num_bytes(num_values), self.name), self.num_kept(num_values)
+        values = torch.zeros(num_values)
+        if num_values:
+            where, own = body[: -4 * kept], body[-4 * kept :].view(np.float32)
+            wide = 4 * kept <= -(-num_values // 8)
+            places = where.view(np.int32) if wide else np.flatnonzero(np.unpackbits(where, count=num_values))
+            values[torch.from_numpy(places.astype(np.int64))] = torch.from_numpy(own.copy())
+        return values
+
+
+class RandomK(Sparse):
+    """Values at places that both ends draw from the seed, round and sender: no place travels."""
+
+    codec: Literal["random_k"]
+    name: ClassVar[str] = "random_k"
+
+    def num_bytes(self, num_values: int) -> int:
+        """Four for each value."""
+        return 4 * self.num_kept(num_values) + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """In the order in which places are drawn."""
+        return sealed(values[self._places(values.numel(), noise)].numpy().view(np.uint8))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """Zero where nothing came."""
+        body = opened(data, self.num_bytes(num_values), self.name)
+        values = torch.zeros(num_values)
+        values[self._places(num_values, noise)] = torch.from_numpy(body.view(np.float32).copy())
+        return values
+
+    def _places(self, num_values: int, noise: Noise) -> Tensor:
+        return torch.randperm(num_values, generator=noise(1))[: self.num_kept(num_values)]
+
+
+AnyLossyCodec = Annotated[Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK, Field(discriminator="codec")]
