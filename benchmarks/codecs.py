@@ -41,7 +41,10 @@ if __name__ == "__main__":
     one, other = values.numpy().copy(), values.numpy().copy()
     out = np.empty_like(one)
     add = median_seconds(lambda: np.add(one, other, out=out))
-    print(f"one numpy add over {PARAMS:,} float32: {1000 * add:.1f} ms")
+    fresh = median_seconds(lambda: one + other)
+    print(
+        f"one numpy add over {PARAMS:,} float32: {1000 * add:.1f} ms into memory that is there, {1000 * fresh:.1f} ms into new memory"
+    )
     for codec in CODECS:
         data = codec.encode(values, noise)
         write = median_seconds(lambda codec=codec: codec.encode(values, noise))  # type: ignore[misc]

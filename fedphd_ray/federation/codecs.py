@@ -72,7 +72,7 @@ class Float32:
         return torch.from_numpy(data.view(np.float32))
 
 
-FLOAT32 = Float32()
+FLOAT32: Codec = Float32()
 
 
 def require_length(data: Buffer, num_bytes: int, name: str) -> None:
@@ -85,10 +85,25 @@ def require_length(data: Buffer, num_bytes: int, name: str) -> None:
         raise CodecError(f"a message in {name} has {data.size:,} bytes instead of {num_bytes:,}")
 
 
+def blank(num_bytes: int) -> Buffer:
+    """A buffer to be written to and then sealed."""
+    return np.empty(num_bytes, np.uint8)
+
+
+def seal(data: Buffer) -> Buffer:
+    """Writes the checksum of everything before it into the last bytes."""
+    body = data[: len(data) - CHECKSUM_BYTES]
+    data[len(body) :] = np.frombuffer(zlib.crc32(body.data).to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+    return data
+
+
 def sealed(*pieces: Buffer) -> Buffer:
-    """One buffer with a checksum at its end."""
-    body = np.concatenate(pieces)
-    return np.concatenate([body, np.frombuffer(zlib.crc32(body.data).to_bytes(CHECKSUM_BYTES, "little"), np.uint8)])
+    """One buffer of some pieces, with a checksum at its end."""
+    data, at = blank(sum(map(len, pieces)) + CHECKSUM_BYTES), 0
+    for piece in pieces:
+        data[at : at + len(piece)] = piece
+        at += len(piece)
+    return seal(data)
 
 
 def opened(data: Buffer, num_bytes: int, name: str) -> Buffer:

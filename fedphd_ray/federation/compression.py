@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
+from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal, sealed
 from fedphd_ray.sections import Section
 
 BLOCK = 512
 """Values that share a scale and an offset: 8 bytes for each block, so that int8 takes 3.94 times fewer bytes than float32."""
-CHUNK_BLOCKS = 256
-"""Blocks that are worked on at once: half a MiB, which stays in a core's cache."""
+CHUNK_BLOCKS = 128
+"""Blocks that are worked on at once: a quarter of a MiB, which stays in a core's cache."""
 LARGEST_HALF = 65504.0
 
 
@@ -100,48 +100,51 @@ class Affine(LossyCodec):
 
     def encode(self, values: Tensor, noise: Noise) -> Buffer:
         """Chunk by chunk: a vector that is walked through several times should be in the cache while it is."""
-        num, top = values.numel(), 2**self.bits - 1
-        num_blocks = -(-num // BLOCK)
-        scales, middles = torch.empty(num_blocks), torch.empty(num_blocks)
-        levels = torch.empty(num_blocks * BLOCK, dtype=torch.uint8)
+        num, top, num_blocks = values.numel(), 2**self.bits - 1, -(-values.numel() // BLOCK)
+        data = blank(self.num_bytes(num))
+        heads = torch.from_numpy(data[: 8 * num_blocks].view(np.float32)).view(2, num_blocks)
+        levels = data[8 * num_blocks : 8 * num_blocks + num] if self.bits == 8 else np.empty(num, np.uint8)
+        scratch = torch.empty(CHUNK_BLOCKS * BLOCK)
         generator = noise(0) if self.rounding == "stochastic" else None
         for first in range(0, num_blocks, CHUNK_BLOCKS):
-            last = min(num_blocks, first + CHUNK_BLOCKS)
-            chunk = values[first * BLOCK : last * BLOCK]
-            if chunk.numel() < (last - first) * BLOCK:  # the last value again, which moves no border
-                chunk = torch.cat([chunk, chunk[-1:].expand((last - first) * BLOCK - chunk.numel())])
-            blocks = chunk.view(last - first, BLOCK)
-            low, high = torch.aminmax(blocks, dim=1)
+            chunk = values[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
+            steps = scratch[: -(-chunk.numel() // BLOCK) * BLOCK]
+            if chunk.numel() < len(steps):  # the last value again, which moves no border
+                chunk = torch.cat([chunk, chunk[-1:].expand(len(steps) - chunk.numel())])
+            blocks, steps = chunk.view(-1, BLOCK), steps.view(-1, BLOCK)
+            low, high = blocks.amin(1), blocks.amax(1)  # aminmax takes ten times as long
             middle, scale = low / 2 + high / 2, high / top - low / top  # neither overflows
-            scales[first:last], middles[first:last] = scale, middle
-            steps = (blocks - middle[:, None]).div_(torch.where(scale > 0, scale, 1.0)[:, None]).add_(top / 2)
-            steps = steps.round_() if generator is None else steps.add_(torch.rand(steps.shape, generator=generator)).floor_()
-            levels[first * BLOCK : last * BLOCK].view_as(steps).copy_(steps.clamp_(0, top))
-        heads = [array.numpy().view(np.uint8) for array in (scales, middles)]
-        return sealed(*heads, self._packed(levels[:num].numpy()))
+            heads[0, first : first + len(blocks)], heads[1, first : first + len(blocks)] = scale, middle
+            torch.sub(blocks, middle[:, None], out=steps)
+            steps.div_(torch.where(scale > 0, scale, 1.0)[:, None])
+            if generator is None:
+                steps.add_(top / 2).round_()
+            else:
+                steps.add_(torch.rand(steps.shape, generator=generator).add_(top / 2)).floor_()
+            mine = levels[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
+            np.copyto(
+                mine, steps.clamp_(0, top).view(-1)[: len(mine)].numpy(), casting="unsafe"
+            )  # torch takes five times as long
+        if self.bits == 4:
+            data[8 * num_blocks : -CHECKSUM_BYTES] = self._packed(levels)
+        return seal(data)
 
     def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
         """The middle of each block, and so many steps from it."""
         body, num_blocks = opened(data, self.num_bytes(num_values), self.name), -(-num_values // BLOCK)
         scales, middles = torch.from_numpy(body[: 8 * num_blocks].view(np.float32).copy()).view(2, num_blocks)
-        levels = torch.from_numpy(self._unpacked(body[8 * num_blocks :], num_values))
-        values = torch.empty(num_values)
+        packed = body[8 * num_blocks :]
+        levels = torch.from_numpy(np.require(self._unpacked(packed, num_values), requirements="W"))
+        half, values = (2**self.bits - 1) / 2, torch.empty(num_blocks * BLOCK)
         for first in range(0, num_blocks, CHUNK_BLOCKS):
-            last = min(num_blocks, first + CHUNK_BLOCKS)
-            own = slice(first * BLOCK, min(num_values, last * BLOCK))
-            steps = levels[own].float().sub_((2**self.bits - 1) / 2)
-            whole = steps.numel() // BLOCK
-            steps[: whole * BLOCK].view(whole, BLOCK).mul_(scales[first : first + whole, None]).add_(
-                middles[first : first + whole, None]
-            )
-            if first + whole < last:
-                steps[whole * BLOCK :].mul_(scales[last - 1]).add_(middles[last - 1])
-            values[own] = steps
-        return values
+            own = values[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
+            mine = levels[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
+            own[: len(mine)].copy_(mine)
+            last = first + len(own) // BLOCK
+            own.view(-1, BLOCK).sub_(half).mul_(scales[first:last, None]).add_(middles[first:last, None])
+        return values[:num_values]
 
     def _packed(self, levels: Buffer) -> Buffer:
-        if self.bits == 8:
-            return levels
         even, odd = levels[0::2], levels[1::2]
         packed = even.copy()
         packed[: len(odd)] |= odd << 4
@@ -149,7 +152,7 @@ class Affine(LossyCodec):
 
     def _unpacked(self, packed: Buffer, num_values: int) -> Buffer:
         if self.bits == 8:
-            return packed.copy()
+            return packed
         levels = np.empty(2 * len(packed), np.uint8)
         levels[0::2], levels[1::2] = packed & 15, packed >> 4
         return levels[:num_values]

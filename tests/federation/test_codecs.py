@@ -118,7 +118,7 @@ def test_stochastic_rounding_is_unbiased(codec: Affine) -> None:
     """Level: with 4,000 draws the mean is within five standard errors, which fails by chance once in a million."""
     values = torch.linspace(-1, 1, 64)
     draws = torch.stack(
-        [codec.decode(codec.encode(values, noise), 64, noise) for noise in (MessageNoise(1, r, "a", "b") for r in range(4000))]
+        [codec.decode(codec.encode(values, noise), 64, noise) for noise in (MessageNoise(1, r, "a") for r in range(4000))]
     )
     error = (draws.mean(0) - values).abs()
     assert torch.all(error <= 5 * draws.std(0) / math.sqrt(4000) + 1e-6)
