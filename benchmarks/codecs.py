@@ -42,9 +42,7 @@ if __name__ == "__main__":
     out = np.empty_like(one)
     add = median_seconds(lambda: np.add(one, other, out=out))
     fresh = median_seconds(lambda: one + other)
-    print(
-        f"one numpy add over {PARAMS:,} float32: {1000 * add:.1f} ms into memory that is there, {1000 * fresh:.1f} ms into new memory"
-    )
+    print(f"one numpy add over {PARAMS:,} float32: {1000 * add:.1f} ms; into new memory {1000 * fresh:.1f} ms")
     for codec in CODECS:
         data = codec.encode(values, noise)
         write = median_seconds(lambda codec=codec: codec.encode(values, noise))  # type: ignore[misc]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
+from fedphd_ray.grid_commands import ConfigPath, Overrides, compare, stress
 from fedphd_ray.model_commands import evaluate, sample
 from fedphd_ray.run_commands import init, list_runs, report, submit, version, watch
 from fedphd_ray.stopping import STOPPING, Hint
@@ -24,9 +25,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Hierarchical federated training of diffusion models with structured pruning (FedPhD), on Ray.",
 )
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
+EXAMPLES = {
+    "run": "fedphd run digits.yaml --set schedule.rounds=20 --out runs/mine",
+    "resume": "fedphd resume runs/mine",
+    "plan": "fedphd plan digits.yaml --picture who.png",
+    "compare": "fedphd compare digits.yaml --strategies fedphd,fedavg --seeds 3",
+    "stress": "fedphd stress digits.yaml --strategies fedphd --grid seed=1,2 --grid schedule.clients_per_round=2,4",
+    "doctor": "fedphd doctor",
+    "sample": "fedphd sample runs/mine --num 100 --out grid.png",
+    "evaluate": "fedphd evaluate runs/mine --num-samples 2000",
+    "watch": "fedphd watch /shared/runs/mine",
+    "report": "fedphd report runs/mine runs/other --out both.html",
+    "init": "fedphd init experiments --data images",
+    "submit": "fedphd submit digits.yaml --address http://127.0.0.1:8265 --out /shared/runs/mine",
+    "version": "fedphd version",
+    "list": "fedphd list runs --state finished --sort fid --json",
+}
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only where the run directory is.")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
 
 
 def main() -> None:
@@ -45,7 +60,7 @@ def main() -> None:
         raise
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["run"])
 def run(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default, nobody writes into it
@@ -69,7 +84,7 @@ def run(
     _follow(experiment, directory, chosen, begins=not goes_on, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["resume"])
 def resume(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")],
     restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
@@ -86,7 +101,7 @@ def resume(
     _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["plan"])
 def plan(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006
@@ -140,74 +155,9 @@ def plan(
         say(f"round {round}: {timeline}")
 
 
-@app.command()
-def compare(
-    config: ConfigPath,
-    strategies: Annotated[str, typer.Option(metavar="A,B,...", help="Methods, e.g. fedphd,fedavg,fedprox:strategy.mu=1.")],
-    overrides: Overrides = [],  # noqa: B006
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per method, with the configured seed and those after it.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-comparison. Finished runs are kept.")
-    ] = None,
-) -> None:
-    """The same federation under several methods: one table and one picture."""
-    with at_work(f"reading {config}"):
-        from fedphd_ray import comparison  # noqa: PLC0415
-        from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
-        from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
-
-        runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
-    directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
-    with STOPPING.prepared(Hint("the same command goes on where it was")):
-        entries = comparison.compare(
-            runs,
-            directory,
-            lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
-            say,
-        )
-    settings = "".join(f" --set {override}" for override in overrides)
-    command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
-    report = write_comparison(entries, directory, f"{runs[0][1].name}: comparison of methods", command)
-    say(report)
-    say(f"table and picture: {directory}/comparison.md, .csv, .svg, .png")
-
-
-@app.command()
-def stress(
-    config: ConfigPath,
-    grid: Annotated[
-        list[str],
-        typer.Option("--grid", metavar="KEY=V1,V2", help="Values of a key; may be repeated: every combination is a cell."),
-    ],
-    strategies: Annotated[str, typer.Option(metavar="A,B,...", help="Methods, as in `compare`.")],
-    overrides: Overrides = [],  # noqa: B006
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per cell and method.")] = 1,
-    target: Annotated[float | None, typer.Option(metavar="FID", help="For time to quality; default: what all reach.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-stress. Finished runs are kept.")] = None,
-) -> None:
-    """A grid of experiments, for example over devices, skew and policies: tables, heat maps, who took part."""
-    with at_work(f"reading {config}"):
-        from fedphd_ray import comparison  # noqa: PLC0415
-        from fedphd_ray import stress as grids  # noqa: PLC0415
-        from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
-        from fedphd_ray.report.stress import write_stress  # noqa: PLC0415
-
-        runs = grids.planned(config, overrides, grids.axes(grid), comparison.contenders(strategies), seeds)
-    directory = out or Path("runs") / f"{runs[0][2].name}-stress"
-    with STOPPING.prepared(Hint("the same command goes on where it was")):
-        measured = grids.stress(
-            runs, directory, lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title), say
-        )
-    options = "".join(f" --grid '{one}'" for one in grid) + "".join(f" --set '{one}'" for one in overrides)
-    command = f"fedphd stress {config}{options} --strategies {strategies} --seeds {seeds}"
-    reached = grids.target_of(measured) if target is None else target
-    say(write_stress(measured, reached, directory, f"{runs[0][2].name}: stress test", command))
-    say(f"tables and pictures: {directory}/stress.md, .parquet, .svg, .png, participation.parquet")
-
-
-for command in (sample, evaluate, watch, report, init, submit, version):
-    app.command()(command)
-app.command("list")(list_runs)
+for command in (compare, stress, sample, evaluate, watch, report, init, submit, version):
+    app.command(epilog=EXAMPLES[command.__name__])(command)
+app.command("list", epilog=EXAMPLES["list"])(list_runs)
 
 
 @app.callback(invoke_without_command=True)
@@ -222,7 +172,7 @@ def _before(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(epilog=EXAMPLES["doctor"])
 def doctor() -> None:
     """Say what this machine or cluster can run, what is missing, and how to get it."""
     with at_work("looking at this machine"):

@@ -15,6 +15,7 @@ from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.events import Reporter, Reporters, Started
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.identity import Identity
+from fedphd_ray.runtime.model_card import write_model_card
 from fedphd_ray.runtime.observer import Observer, delivered_models
 from fedphd_ray.runtime.precision import decide_precision, settled
 from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
@@ -141,6 +142,8 @@ def _run(
             replacements=backend.take_replacements(),
             began=Identity.read(directory).began,
         )
+        for client in models:
+            write_model_card(summary, experiment.settings, directory / model_folder(client))
         summary.write(directory)
         return summary
 
