@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,19 @@ def page(runs: Sequence[RunView]) -> str:
         runs=[_facts(label, run) for label, run in labelled],
         charts=drawn,
         specs=Markup(_script_json([chart.spec for chart in drawn])),  # noqa: S704 - escaped there
-        vega=Markup(vl_convert.javascript_bundle(BUNDLE).replace("</script", "<\\/script")),  # noqa: S704 - the library's own code
+        vega=Markup(_vega()),  # noqa: S704 - the library's own code
         samples=samples(runs[0]) if len(runs) == 1 else [],
         widths=widths(runs[0]) if len(runs) == 1 else [],
         differences=differences(labelled) if len(runs) > 1 else [],
         config=dump_yaml(dict(runs[0].settings)) if len(runs) == 1 else "",
     )
+
+
+@cache
+def _vega() -> str:
+    """The library that draws charts, to stand in a script; bundling takes a second."""
+    bundle: str = vl_convert.javascript_bundle(BUNDLE)
+    return bundle.replace("</script", "<\\/script")
 
 
 def labels(runs: Sequence[RunView]) -> list[str]:

@@ -8,10 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import read_regular
 from fedphd_ray.runtime.identity import FILE as IDENTITY
 from fedphd_ray.runtime.identity import Identity
+from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.status import Status
 from fedphd_ray.runtime.storage.seals import MOST_BYTES
@@ -19,6 +23,7 @@ from fedphd_ray.runtime.storage.seals import MOST_BYTES
 Line = dict[str, Any]
 STATES = ("running", "finished", "stopped", "died", "failed")
 MOST_DEPTH = 5  # of folders below the one that is listed
+_RECORD, _QUALITY = TypeAdapter(RoundRecord), TypeAdapter(QualityReport)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ class RunView:
             directory=directory,
             identity=Identity.read(directory),
             status=Status.read(directory),
-            rounds=list(whole_lines(directory / "metrics.jsonl")),
-            qualities=list(whole_lines(directory / "quality.jsonl")),
+            rounds=[line for line in whole_lines(directory / "metrics.jsonl") if record_of(line) is not None],
+            qualities=[line for line in whole_lines(directory / "quality.jsonl") if quality_of(line) is not None],
             summary=Summary.read(directory),
         )
 
@@ -160,6 +165,25 @@ def whole_lines(path: Path) -> Iterator[Line]:
             continue
         if isinstance(entry, dict):
             yield entry
+
+
+def record_of(line: Line) -> RoundRecord | None:
+    """A line of `metrics.jsonl`; None where it is none."""
+    try:
+        return _RECORD.validate_python({"loss": math.nan} | {key: own for key, own in line.items() if own is not None})
+    except ValidationError:
+        return None
+
+
+def quality_of(line: Line) -> QualityReport | None:
+    """A line of `quality.jsonl`; None where it is none."""
+    if not isinstance(line.get("round"), int):
+        return None
+    known = {key: own for key, own in line.items() if key != "round" and own is not None}
+    try:
+        return _QUALITY.validate_python({"fid": math.nan, "kid": math.nan} | known)
+    except ValidationError:
+        return None
 
 
 def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

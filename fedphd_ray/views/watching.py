@@ -1,21 +1,16 @@
 """The live view of a run that goes on elsewhere, from its files alone; also of one that is over."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.records import Outcome
 from fedphd_ray.runtime.events import Event, Judged, LeftOut, Replaced, Reporter, RoundDone, Started
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.views.run_view import Line, RunView
+from fedphd_ray.views.run_view import Line, RunView, quality_of, record_of
 
 LOOK_SECONDS = 1.0
-RECORD, QUALITY = TypeAdapter(RoundRecord), TypeAdapter(QualityReport)
 
 
 def watch(directory: Path, reporter: Reporter, pause: Callable[[float], None] = time.sleep) -> RunView:
@@ -43,10 +38,10 @@ def watch(directory: Path, reporter: Reporter, pause: Callable[[float], None] = 
 def _events(run: RunView, after: int) -> Iterator[Event]:
     """What happened after a round, in the order of rounds."""
     qualities = {line.get("round"): line for line in run.qualities}
-    if not after and (untrained := _quality(qualities.get(0))) is not None:
+    if not after and (untrained := _judged(qualities, 0)) is not None:
         yield Judged(0, untrained)
     for line in run.rounds:
-        record = _record(line)
+        record = record_of(line)
         if record is None or record.round <= after:
             continue
         for client, why in record.failures.items():
@@ -54,27 +49,10 @@ def _events(run: RunView, after: int) -> Iterator[Event]:
             yield LeftOut(record.round, client, edge, Outcome(record.outcomes.get(client, Outcome.FAILED)), why)
         for why in record.replacements:
             yield Replaced(record.round, why)
-        if (quality := _quality(qualities.get(record.round))) is not None:
+        if (quality := _judged(qualities, record.round)) is not None:
             yield Judged(record.round, quality)
         yield RoundDone(record, None)
 
 
-def _record(line: Line) -> RoundRecord | None:
-    """A line of `metrics.jsonl`; None where it is none."""
-    try:
-        return RECORD.validate_python({"loss": math.nan} | {key: own for key, own in line.items() if own is not None})
-    except ValidationError:
-        return None
-
-
-def _quality(line: dict[str, Any] | None) -> QualityReport | None:
-    try:
-        return (
-            None
-            if line is None
-            else QUALITY.validate_python(
-                {"fid": math.nan, "kid": math.nan} | {key: own for key, own in line.items() if key != "round" and own is not None}
-            )
-        )
-    except ValidationError:
-        return None
+def _judged(lines: dict[Any, Line], round: int) -> QualityReport | None:
+    return quality_of(lines[round]) if round in lines else None

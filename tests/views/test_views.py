@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from federations import Recorder, tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from processes import fedphd_in_process
 
 from fedphd_ray.errors import RunFailedError, UserError
@@ -131,6 +133,31 @@ def test_nothing_in_a_run_becomes_markup(whole: Path, tmp_path: Path) -> None:
     text = page([RunView.of(directory)])
     assert "alert(1)" in text
     assert "<script>alert" not in text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2000) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), JSON), max_size=4), tail=st.binary(max_size=20))
+def test_books_that_say_nonsense_are_read_all_the_same(
+    changes: list[tuple[int, int, object]], tail: bytes, whole: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    if not directory.exists():
+        cut(whole, directory, *END)
+    for name in ("metrics.jsonl", "quality.jsonl"):
+        lines = [json.loads(line) for line in (whole / name).read_text().splitlines()]
+        for at, key, value in changes:
+            line = lines[at % len(lines)]
+            line[sorted(line)[key % len(line)]] = value
+        (directory / name).write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines) + tail)
+    assert "</html>" in page([RunView.of(directory)])
+    watch(directory, Recorder())
 
 
 def test_runs_side_by_side_are_told_apart_and_their_differences_named(whole: Path, tmp_path: Path) -> None:
