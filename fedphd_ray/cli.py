@@ -145,6 +145,9 @@ def plan(
             draw_timeline(cost.simulated, round, timeline, describe(experiment))
         rules = edge_rules(experiment) if edge_choices else {}
     print_forecast(console, cost, describe(experiment), stock, placement)
+    if experiment.runtime.backend == "ray":
+        store = experiment.store_bytes(4 * cost.dense.params)
+        say(f"object store: {store / 1e6:.0f} MB on each node; on a cluster --object-store-memory={store}, /dev/shm as large")
     if rules:
         print_edge_choices(console, rules)
     if experiment.schedule_config.sampler.needs_losses:
