@@ -33,8 +33,8 @@ def environment(token: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_worker_register_timeout_seconds": "600",
         "RAY_worker_niceness": "0",
-        "RAY_health_check_period_ms": "2000",
-        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_period_ms": "3000",
+        "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "3",
     }
     return inherited | ray | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
