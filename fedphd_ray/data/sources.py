@@ -70,5 +70,5 @@ class Given(DataConfig):
 
 
 DataSource = Annotated[
-    Digits | Shapes | Given | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz, Field(discriminator="name")
+    Digits | Shapes | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz | Given, Field(discriminator="name")
 ]
