@@ -24,6 +24,7 @@ from fedphd_ray.runtime.workers.edge_server import EdgeServer
 
 OnStart = Callable[[int, int, str], None]
 ANY_NODE = {"ray.io/node-id": "!none"}  # a label that every node has, and no such node
+NODE_DIED = "node has died"  # in the words of Ray's error
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
 Ref = Any  # of what an actor returns: Ray does not know its type, so nor does a checker
@@ -222,6 +223,16 @@ class ActorPool:
         self._starting.clear()
         self._awaited.clear()
 
+    def _start_again(self, actor: Actor) -> None:
+        """Another in the place of one whose node has died before it was ready."""
+        if actor in self.hosts:
+            index = self.hosts.index(actor)
+            new = self.hosts[index] = self._new_host(index)
+        else:
+            index = self.servers.index(actor)
+            new = self.servers[index] = self._new_server(self._names[index])
+        self._starting[new.__ray_ready__.remote()] = new
+
     def _new_host(self, index: int) -> Actor:
         config = self._config
         options = {"num_cpus": config.cpus_per_host, "num_gpus": config.gpus_per_host, "name": self._unique(f"host/{index}")}
@@ -237,7 +248,7 @@ class ActorPool:
         return f"{self._name}:{name}:{self._started}"
 
     def _wait_until_ready(self) -> None:
-        seconds, total = self._config.start_timeout_seconds, len(self._starting)
+        seconds, total, restarts = self._config.start_timeout_seconds, len(self._starting), 0
         deadline = time.monotonic() + seconds
         self._on_start(0, total, "")
         while self._starting:
@@ -260,7 +271,11 @@ class ActorPool:
                 self._starting[actor.__ray_ready__.remote()] = actor
             except ray.exceptions.RayError as error:
                 require_imports(__name__)
-                raise RunFailedError(f"actor start failed: {error}") from error
+                if NODE_DIED not in str(error) or restarts >= self._config.max_replacements:
+                    raise RunFailedError(f"actor start failed: {error}") from error
+                restarts += 1
+                self._start_again(actor)
+                continue
             self._on_start(total - len(self._starting), total, "")
 
 
