@@ -27,7 +27,7 @@ from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.saying import Say, unheard
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.views.page import write_page
-from fedphd_ray.views.run_view import RunView
+from fedphd_ray.views.run_view import RunView, runs_below
 from fedphd_ray.yaml_files import dump_yaml
 
 Configuration = Config | Mapping[str, Any] | str | Path
@@ -191,7 +191,7 @@ def compare(source: str | Path, strategies: Sequence[str], out: str | Path, *, s
     """
     planned = comparison.planned(Path(source), (), comparison.contenders(",".join(strategies)), seeds)
     comparison.compare(planned, Path(out), lambda title, chosen: Quiet(), say)
-    return [Run(view.directory) for view in _views(Path(out))]
+    return [Run(view.directory) for view in runs_below(Path(out))]
 
 
 class Quiet:
@@ -205,12 +205,6 @@ class Quiet:
 
     def on_event(self, event: Event) -> None:
         """Nothing."""
-
-
-def _views(folder: Path) -> list[RunView]:
-    from fedphd_ray.views.run_view import runs_below  # noqa: PLC0415
-
-    return runs_below(folder)
 
 
 def _of_given_data(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:

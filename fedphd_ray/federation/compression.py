@@ -248,6 +248,3 @@ class RandomK(Sparse):
 
     def _places(self, num_values: int, noise: Noise) -> Tensor:
         return torch.randperm(num_values, generator=noise(1))[: self.num_kept(num_values)]
-
-
-AnyLossyCodec = Annotated[Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK, Field(discriminator="codec")]

@@ -5,10 +5,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.records import ClientState
+from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
+from fedphd_ray.topology import Topology
 
 RESIDUAL = "residual"
+
+
+def clients_keep(local: LocalConfig, strategy: Strategy, codecs: Codecs, topology: Topology) -> bool:
+    """Whether clients keep anything between rounds: moments, what their method keeps, or residuals."""
+    return local.keeps_moments or strategy.keeps_state or codecs.keeps_residual(topology.from_client)
 
 
 def residual_of(state: ClientState | None, layout: Layout, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes, build_unet, parameter_shapes
 from fedphd_ray.federation.communication import EXACT, Codecs
+from fedphd_ray.federation.feedback import clients_keep
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.planner import planner
 from fedphd_ray.federation.prune import pruned_shapes
@@ -119,8 +120,7 @@ class Experiment:
     @property
     def clients_keep(self) -> bool:
         """Whether clients keep anything between rounds."""
-        residuals = self.codecs.keeps_residual(self.topology.from_client)
-        return self.local.keeps_moments or self.strategy.keeps_state or residuals
+        return clients_keep(self.local, self.strategy, self.codecs, self.topology)
 
     @property
     def topology(self) -> Topology:

@@ -20,7 +20,7 @@ from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
 from fedphd_ray.federation.client_sums import ClientSums
 from fedphd_ray.federation.communication import Codecs
-from fedphd_ray.federation.feedback import residual_of, with_residual
+from fedphd_ray.federation.feedback import clients_keep, residual_of, with_residual
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_config import LocalConfig
@@ -85,7 +85,7 @@ class HostSetup:
     @property
     def keeps_states(self) -> bool:
         """Whether clients keep anything between rounds."""
-        return self.local.keeps_moments or self.strategy.keeps_state or self.keeps_residuals
+        return clients_keep(self.local, self.strategy, self.codecs, self.topology)
 
 
 @dataclass(frozen=True)
