@@ -150,8 +150,9 @@ def plan(
         say(f"object store: {store / 1e6:.0f} MB on each node; on a cluster --object-store-memory={store}, /dev/shm as large")
     if rules:
         print_edge_choices(console, rules)
-    if experiment.schedule_config.sampler.needs_losses:
-        say("note: who is asked will depend on reported losses; bytes and times are those of a run in which nobody reports any")
+    schedule = experiment.schedule_config
+    if schedule.sampler.needs_losses or schedule.participation.needs_reports:
+        say("note: who is asked will depend on what clients report; bytes and times are those of a run without reports")
     if picture is not None:
         say(f"who holds what: {picture}")
     if timeline is not None:

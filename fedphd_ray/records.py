@@ -1,6 +1,7 @@
 """Frozen records that cross borders: between layers, between processes, between tiers of the federation."""
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -166,6 +167,7 @@ class LocalOrder:
         plan_owed: clients that keep state of the former architecture: they are sent that plan.
         factors: client -> factor on its weight; a client not in it has 1.
         work: client -> share of its local steps that it takes, one at least; a client not in it takes all.
+        asks_divergence: whether their reports say how far they have moved.
     """
 
     round: int
@@ -178,13 +180,15 @@ class LocalOrder:
     plan_owed: frozenset[int] = frozenset()
     factors: Mapping[int, float] = field(default_factory=dict)
     work: Mapping[int, float] = field(default_factory=dict)
+    asks_divergence: bool = False
 
 
 @dataclass(frozen=True)
 class ClientReport:
     """How local training went on one client: mean loss over its steps, images that went through them, n_i, why it has no part.
 
-    `seconds` is the wall time that it took where it was trained, `attempt` how often its host died before.
+    `seconds` is the wall time that it took where it was trained, `attempt` how often its host died before, `divergence` the
+    length of its update relative to that of the model it received (not a number where nobody asked for it).
     """
 
     client: int
@@ -197,6 +201,7 @@ class ClientReport:
     outcome: Outcome | None = None
     seconds: float = 0.0
     attempt: int = 0
+    divergence: float = math.nan
 
 
 @dataclass(frozen=True)

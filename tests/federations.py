@@ -54,6 +54,9 @@ METHODS: dict[str, dict[str, object]] = {
     "fedphd in int8 with error feedback": {
         "communication": {"from_clients": {"codec": "int8", "rounding": "stochastic", "error_feedback": True}}
     },
+    "fedphd with client pruning": {
+        "schedule": {"clients_per_round": 3, "participation": {"name": "fedclip", "warm_up": 0, "patience": 1, "noise": 0.4}}
+    },
     "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": FLAT},
     "fedavgm": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedavgm"}}},
     "fedadam": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedadam"}}},

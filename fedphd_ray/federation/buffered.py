@@ -75,7 +75,7 @@ class _Floor:
         rates = schedule.devices.node_rate.tolist()
         table = memory[JOBS] if JOBS in memory else np.zeros((0, NUM_COLUMNS))
         self._simulation, self._waiting = Simulation.of_table(rates, table, self._now)
-        self._there = schedule.there(plan.round, workload)
+        self._there = schedule.there(plan.round, workload, memory)
         self._draws = 0
         self._handed_down = False
         self._lost: list[tuple[Job, str]] = []

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.federation.client_pruning import Everybody, Participation
 from fedphd_ray.federation.policies import Policy, Wait
 from fedphd_ray.federation.sampling import Draw, Sampling, UniformSampling
 from fedphd_ray.federation.workload import Workload
@@ -33,6 +34,7 @@ class ScheduleConfig(Section):
         clients_per_round: cohort size K; clients are drawn without replacement.
         block_size: clients per reduction block. It changes rounding, hence bits, so it belongs to the experiment and not to
             the placement: a host may train a whole block and return one sum, or several hosts a share of it each.
+        participation: which of the registered clients can be asked.
         sampler: which of the clients that can be asked are asked.
         policy: whose updates a round takes, where devices are simulated; `wait` takes those of everybody who was asked.
     """
@@ -40,6 +42,7 @@ class ScheduleConfig(Section):
     rounds: PositiveInt = 100
     clients_per_round: PositiveInt = 4
     block_size: PositiveInt = 5
+    participation: Participation = Everybody()
     sampler: Sampling = UniformSampling()
     policy: Policy = Wait()
 
@@ -139,7 +142,7 @@ class Schedule:
     def __init__(self, config: ScheduleConfig, hierarchy: HierarchyConfig, seed: int, prune_rounds: Sequence[int] = ()) -> None:
         self.rounds = config.rounds
         self.topology = hierarchy.topology()
-        self.edge_choice, self.sampler = hierarchy.edge_choice, config.sampler
+        self.edge_choice, self.sampler, self.participation = hierarchy.edge_choice, config.sampler, config.participation
         self.cohort_size = config.clients_per_round
         self.block_size = config.block_size
         self.prune_rounds = frozenset(prune_rounds)
@@ -173,7 +176,7 @@ class Schedule:
             memory: what `remember` has made of former rounds; here nothing.
             workload: what the round will ask of its clients; here it does not matter.
         """
-        there = np.ones(population.num_clients, bool)
+        there = self.participation.active(memory, population.num_clients)
         return self.drawn(round, strategy, population, edges, self.cohort_size, there, memory)
 
     def drawn(
@@ -244,13 +247,14 @@ class Schedule:
 
     def remember(self, plan: RoundPlan, memory: Memory, reports: Sequence[ClientReport], population: Population) -> Memory:
         """What is remembered after a round that its clients report, for the plans that follow; it is part of checkpoints."""
+        learned = self.participation.remember(memory, plan.round, reports, population, self.cohort_size)
         if not self.sampler.needs_losses:
-            return plan.memory
+            return {**plan.memory, **learned}
         losses = np.array(memory[LOSSES]) if LOSSES in memory else np.full(population.num_clients, np.nan)
         for report in reports:
             if not report.failure:
                 losses[report.client] = report.loss
-        return {**plan.memory, LOSSES: losses}
+        return {**plan.memory, **learned, LOSSES: losses}
 
     def oldest_version(self, round: int, memory: Memory) -> int:
         """The oldest version of a model that the plan of `round`, or a later one, may name; here the newest alone."""

@@ -65,10 +65,11 @@ class SimulatedSchedule(Schedule, Generic[P]):
             np.asarray(workload.work_of_all / devices.speed),
         )
 
-    def there(self, round: int, workload: Workload) -> NDArray[np.bool_]:
-        """Who can be asked: is there, and can hold the network."""
+    def there(self, round: int, workload: Workload, memory: Memory) -> NDArray[np.bool_]:
+        """Who can be asked: takes part at all, is there, and can hold the network."""
         fits = self.devices.memory_bytes >= workload.cost.memory_bytes
-        return self.devices.present(round, len(self.topology.aggregators)) & fits
+        active = self.participation.active(memory, len(fits))
+        return self.devices.present(round, len(self.topology.aggregators)) & fits & active
 
     def job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float) -> Job:
         """A client that is asked in a round."""
@@ -114,7 +115,7 @@ class SynchronousSchedule(SimulatedSchedule[Synchronous]):
         assert workload is not None, "times follow from sizes"
         clock = Clock(self.devices, self.topology, memory.get(CLOCK))
         num = self.policy.asks(self.cohort_size)
-        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload), memory, workload)
+        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload, memory), memory, workload)
         if drawn.edge_of:
             clock.hand_down(workload)
             drawn = replace(drawn, steps=self.policy.shares(list(drawn.edge_of), lambda: self.parts_of(workload)))

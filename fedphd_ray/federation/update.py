@@ -35,6 +35,13 @@ class Update:
         return Update(self.vector * coverage, None, self.slices)
 
     @property
+    def divergence(self) -> float:
+        """Its length relative to that of the initial parameters; 0 for an update of zeros alone."""
+        assert self.initial is not None
+        moved, had = (float(torch.linalg.vector_norm(each)) for each in (self.vector, self.initial))
+        return moved / had if had > 0 else moved
+
+    @property
     def vectors(self) -> tuple[Tensor, ...]:
         """Trained, and initial if there is one."""
         return (self.trained,) if self.initial is None else (self.trained, self.initial)

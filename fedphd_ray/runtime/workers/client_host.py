@@ -156,7 +156,10 @@ class ClientHost:
             seconds = time.perf_counter() - began
             sums.train_seconds += seconds
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
-            sums.reports.append(ClientReport(client, order.edge, *work, num_samples, failure, outcome, seconds, order.attempt))
+            moved = result.update.divergence if order.asks_divergence and result is not None else math.nan
+            sums.reports.append(
+                ClientReport(client, order.edge, *work, num_samples, failure, outcome, seconds, order.attempt, moved)
+            )
             if result is None or failure:
                 kept_states.append(state)
                 continue
