@@ -21,6 +21,8 @@ from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.policies import Buffered
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.federation.slices import narrow_layout
+from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.overrides import read_tree
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
@@ -52,6 +54,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     devices: DevicesConfig | None = None
     local: LocalConfig = LocalConfig()
+    submodels: SubModels | None = None
     communication: dict[str, HopCodec] = Field(default_factory=dict, max_length=20)
     pruning: PruningConfig = PruningConfig()
     server: ServerConfig = ServerConfig()
@@ -69,6 +72,7 @@ class Config(Section):
         self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
+        self._check_submodels()
         require_fit(self.communication, self.hierarchy.topology(), self.strategy)
         self._check_faults()
         self._check_evaluation()
@@ -206,6 +210,33 @@ class Config(Section):
                 remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
+    def _require_networks(self, spec: UNetSpec) -> None:
+        """Refuses a pruning or a width that would empty a layer, or blind the network."""
+        ratios = self.pruning.ratios
+        pruned_shapes(spec, *ratios)
+        for width in () if self.submodels is None else self.submodels.widths:
+            for version in range(len(ratios) + 1):
+                narrow_layout(spec, ratios[:version], width)
+
+    def _check_submodels(self) -> None:
+        own = self.submodels
+        if own is None:
+            return
+        if own.assignment.needs_devices and self.devices is None:
+            raise ConfigError(
+                "submodels.assignment",
+                expected="a rule that goes without devices, where there is no section devices",
+                found=own.assignment.name,
+                remedy="for example devices: {preset: phones}",
+            )
+        if own.scheme == "rolling" and self.strategy.keeps_state:
+            raise ConfigError(
+                "submodels.scheme",
+                expected=f"nested: clients of {self.strategy.name} keep vectors of their network, which rolls away under them",
+                found="rolling",
+                remedy="take nested, or another strategy",
+            )
+
     def simulated(self) -> Devices | None:
         """The devices of all clients and nodes, drawn; None where none are simulated."""
         if self.devices is None:
@@ -226,7 +257,7 @@ class Config(Section):
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         if self.evaluation.every:
             self.evaluation.features.require()
-        pruned_shapes(spec, *self.pruning.ratios)  # refuses a ratio that would empty a layer, or blind the network
+        self._require_networks(spec)
         return Experiment(
             name=self.name,
             devices=self.simulated(),
@@ -249,6 +280,7 @@ class Config(Section):
             faults=FaultScript(self.faults),
             settings=self.settings(),
             codecs=Codecs.of(self.communication, self.hierarchy.topology(), self.seed),
+            submodels=self.submodels,
         )
 
     def settings(self) -> dict[str, object]:

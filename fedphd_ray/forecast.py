@@ -14,6 +14,7 @@ from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.links import model_bytes
 from fedphd_ray.federation.prune import pruned_shapes
+from fedphd_ray.federation.workload import Narrowing
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.replay import EdgeFigures, Replay, Simulated
 from fedphd_ray.runtime.experiment import Experiment
@@ -46,6 +47,7 @@ class Forecast:
         host_memory_bytes: estimate for one host process.
         simulated: where devices are.
         edges: how alike and how loaded they are; None for a flat federation.
+        narrowings: sub-models of each architecture; None where all clients train the whole network.
     """
 
     label_counts: NDArray[np.int64]
@@ -59,6 +61,7 @@ class Forecast:
     host_memory_bytes: int
     simulated: Simulated | None = None
     edges: EdgeFigures | None = None
+    narrowings: tuple[Narrowing | None, ...] = ()
 
     @property
     def params_removed(self) -> float:
@@ -96,6 +99,7 @@ def forecast(experiment: Experiment) -> Forecast:
         host_memory_bytes=experiment.demand(model_bytes(dense.params)).host_bytes,
         simulated=traffic.simulated,
         edges=None if experiment.topology.flat else EdgeFigures.of(traffic.sendings),
+        narrowings=experiment.narrowings,
     )
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.records import Slice
+
 Memory = Mapping[str, NDArray[np.float64]]
 """What a planner remembers of former rounds: arrays by name."""
 
@@ -92,6 +94,7 @@ class RoundPlan:
         flights: where devices are simulated, of everybody whose work ends in this round, by client; those whose update is not
             used have no contribution and are not trained.
         steps: client -> share of its local steps that it takes; a client not in it takes all.
+        slices: client -> what it trains of the network; a client not in it trains all of it.
         chances: client -> probability with which its edge was drawn; a client not in it had no other.
         memory: what the plans that follow remember of this one.
         sim_seconds: the simulated time at the end of the round.
@@ -104,6 +107,7 @@ class RoundPlan:
     reported_parts: dict[int, tuple[str, ...]] = field(default_factory=dict)
     flights: tuple[Flight, ...] = ()
     steps: dict[int, float] = field(default_factory=dict)
+    slices: dict[int, Slice] = field(default_factory=dict)
     chances: dict[int, float] = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
     sim_seconds: float = 0.0

@@ -152,6 +152,13 @@ def distribution(label_counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(label_counts / total)
 
 
+class Slice(NamedTuple):
+    """A sub-model: share of each layer's channels, and by how many channels its window is moved."""
+
+    width: float
+    shift: int
+
+
 @dataclass(frozen=True)
 class LocalOrder:
     """What clients of one block are told besides the model.
@@ -168,6 +175,7 @@ class LocalOrder:
         factors: client -> factor on its weight; a client not in it has 1.
         work: client -> share of its local steps that it takes, one at least; a client not in it takes all.
         asks_divergence: whether their reports say how far they have moved.
+        slices: client -> what it trains of the network; a client not in it trains all of it.
     """
 
     round: int
@@ -181,6 +189,7 @@ class LocalOrder:
     factors: Mapping[int, float] = field(default_factory=dict)
     work: Mapping[int, float] = field(default_factory=dict)
     asks_divergence: bool = False
+    slices: Mapping[int, Slice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

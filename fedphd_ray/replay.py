@@ -2,23 +2,21 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.federation.links import Message
 from fedphd_ray.federation.merge import held_by
-from fedphd_ray.federation.protocol import Holdings, statistics, upload
+from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.federation.simulated import SimulatedSchedule
 from fedphd_ray.federation.workload import Workload, lost_rows
 from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
-from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import Hop
 
@@ -33,6 +31,7 @@ class Simulated:
         seconds: simulated, of the whole run.
         client_seconds: what each client would take for a round if nobody shared its edge [num_clients], by architecture.
         needed_bytes: memory that training takes on a client, by architecture.
+        whole: everybody trains the whole network, or nothing.
     """
 
     devices: Devices
@@ -40,6 +39,7 @@ class Simulated:
     seconds: float
     client_seconds: dict[str, NDArray[np.float64]]
     needed_bytes: tuple[int, ...]
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class Replay:
         strategy = experiment.strategy
         self._held = []
         for version, layout in enumerate(layouts):
-            model = torch.empty(layout.num_params, device="meta")
-            beside = dict.fromkeys(strategy.server_sends, model)
-            self._held.append(Holdings(model, strategy.parts(layout), version, beside, num_channels if version else 0))
+            self._held.append(Holdings.sized(layout, strategy, version, num_channels if version else 0))
         counts = np.zeros(experiment.population.num_classes, np.int64)
         self._counts = counts if strategy.shares_label_statistics else None
         self._bytes: dict[str, int] = defaultdict(int)
@@ -105,7 +103,7 @@ class Replay:
         population, schedule = experiment.population, experiment.schedule
         edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
         for round in range(1, schedule.rounds + 1):
-            workload = None if experiment.devices is None else self._workload()
+            workload = self._workload()
             plan = schedule.plan(round, experiment.strategy, population, edges, self._memory, workload)
             self._memory = plan.memory
             self._count_down(plan)
@@ -134,7 +132,8 @@ class Replay:
         if len(self._held) > 1:
             alone = {"round, dense": alone["round"], "round, pruned": self._alone(len(self._held) - 1)}
         needed = tuple(cost.memory_bytes for cost in self._experiment.costs)
-        return Simulated(devices, tuple(self._flights), self._seconds, alone, needed)
+        whole = self._experiment.narrowings[0] is None
+        return Simulated(devices, tuple(self._flights), self._seconds, alone, needed, whole)
 
     def _alone(self, version: int) -> NDArray[np.float64]:
         """Seconds [num_clients] of a round in one architecture."""
@@ -156,6 +155,7 @@ class Replay:
             owed=self._owed,
             first=not self._syncs and not any(held for level in self._holds for held in level),
             holding=self._holds,
+            narrowing=experiment.narrowings[version],
         )
 
     def _count_down(self, plan: RoundPlan) -> None:
@@ -169,16 +169,16 @@ class Replay:
             self._holds[level] = [True] * topology.sizes[level]
 
     def _count_clients(self, plan: RoundPlan) -> None:
-        topology, held, cohort = self._experiment.topology, self._held[self._version], plan.edge_of
-        beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
+        topology, cohort, workload = self._experiment.topology, plan.edge_of, self._workload()
         self._add(topology.to_client, len(plan.asked) * len(topology.aggregators), statistics(self._counts))
-        for row in lost_rows(plan, self._workload()) if plan.flights else ():
+        for row in lost_rows(plan, workload) if plan.flights else ():
             self._bytes[row.hop] += row.num_bytes
-        for (known, owed), times in Counter((client in self._with_state, client in self._owed) for client in cohort).items():
-            self._add(topology.to_client, times, held.to_client(known=known, owed=owed))
-        for names, times in Counter(plan.reported_parts.get(client) for client in cohort).items():
-            reported = named(held.parts, names)
-            self._add(topology.from_client, times, upload(held.model, reported, held.version, beside, self._counts))
+        downloads = Counter((client in self._with_state, client in self._owed, workload.width(client)) for client in cohort)
+        for (known, owed, width), times in downloads.items():
+            self._add(topology.to_client, times, workload.held_at(width).to_client(known=known, owed=owed))
+        uploads = Counter((workload.width(client), plan.reported_parts.get(client)) for client in cohort)
+        for (width, names), times in uploads.items():
+            self._add(topology.from_client, times, workload.up(width, names))
         self._owed -= set(cohort)
         if self._experiment.clients_keep:
             self._with_state |= set(cohort)
@@ -208,10 +208,9 @@ class Replay:
         """Nodes under which clients have trained send what these sent beside their updates, too."""
         if self._experiment.topology.flat:
             return
-        held, worked = self._held[self._version], len(self._worked[level].intersection(senders))
-        beside = dict.fromkeys(self._experiment.strategy.clients_send, held.model)
-        for times, carried in ((worked, beside), (len(senders) - worked, {})):
-            self._add(self._experiment.topology.up(level), times, replace(held, beside=carried).to_parent(self._counts))
+        workload, worked = self._workload(), len(self._worked[level].intersection(senders))
+        for times, some in ((worked, True), (len(senders) - worked, False)):
+            self._add(self._experiment.topology.up(level), times, workload.to_parent(worked=some))
 
     def _add(self, hop: Hop, times: int, message: Message) -> None:
         """So many messages over links of a hop."""

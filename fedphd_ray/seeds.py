@@ -31,6 +31,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 14
     LOOKS = 15
     CODEC = 16
+    SUBMODELS = 17
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

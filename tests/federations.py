@@ -46,6 +46,11 @@ TINY: dict[str, object] = {
 
 
 FLAT = {"num_edges": 0, "cloud_period": 1}
+DEEP = {
+    "num_edges": 4,
+    "cloud_period": 4,
+    "tiers": [{"name": "edge", "nodes": 4, "period": 2}, {"name": "region", "nodes": 2, "period": 2}],
+}
 METHODS: dict[str, dict[str, object]] = {
     "fedphd": {},
     "fedphd with kept moments": {"local": {"optimizer_state": "per_client"}},
@@ -56,6 +61,19 @@ METHODS: dict[str, dict[str, object]] = {
     },
     "fedphd with client pruning": {
         "schedule": {"clients_per_round": 3, "participation": {"name": "fedclip", "warm_up": 0, "patience": 1, "noise": 0.4}}
+    },
+    "heterofl": {"strategy": {"name": "fedavg"}, "submodels": {"widths": [1.0, 0.7]}, "pruning": {"ratio": 0.25}},
+    "fedrolex": {
+        "strategy": {"name": "fedavg"},
+        "hierarchy": FLAT,
+        "submodels": {"scheme": "rolling", "widths": [0.75, 0.5]},
+        "pruning": {"mode": "none", "round": None},
+    },
+    "fedphd with sub-models": {
+        "submodels": {"widths": [1.0, 0.7]},
+        "pruning": {"ratio": 0.25},
+        "local": {"optimizer_state": "per_client"},
+        "communication": {"from_clients": {"codec": "int8", "error_feedback": True}},
     },
     "flat fedavg": {"strategy": {"name": "fedavg"}, "hierarchy": FLAT},
     "fedavgm": {"strategy": {"name": "fedavg"}, "server": {"optimizer": {"name": "fedavgm"}}},

@@ -45,7 +45,14 @@ class BufferedSchedule(SimulatedSchedule[Buffered]):
         flights = floor.flights(last=round == self.rounds)
         used = [Aggregation(0, edge, contributions)] if contributions else []
         above = [each for each in self.aggregations(round, {}) if each.level]
-        plan = replace(plan, aggregations=(*used, *above), flights=flights, chances=floor.chances(), memory=floor.remembered())
+        plan = replace(
+            plan,
+            aggregations=(*used, *above),
+            flights=flights,
+            slices=workload.slices([one.sender for one in contributions], round),
+            chances=floor.chances(),
+            memory=floor.remembered(),
+        )
         return self.closed(plan, workload, floor.clock)
 
     def oldest_version(self, round: int, memory: Memory) -> int:

@@ -35,6 +35,10 @@ class Everybody(Section):
 
     name: Literal["everybody"] = "everybody"
 
+    def describe(self) -> str:
+        """In a few words; empty for everybody."""
+        return ""
+
     def active(self, memory: Memory, num_clients: int) -> NDArray[np.bool_]:
         """Who can be asked [num_clients]."""
         return np.ones(num_clients, bool)
@@ -79,6 +83,10 @@ class FedClip(Everybody):
     most_at_once: Share = 0.1
     least: PositiveInt = 1
     probation: NonNegativeInt = 0
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"; clients are pruned down to {self.least} or a cohort"
 
     def active(self, memory: Memory, num_clients: int) -> NDArray[np.bool_]:
         """Who has not been pruned."""

@@ -31,9 +31,10 @@ class Parameters:
     version: int
 
     @classmethod
-    def whole(cls, values: Tensor, version: int) -> "Parameters":
+    def whole(cls, values: Tensor | Update, version: int) -> "Parameters":
         """All entries."""
-        return cls(values, (slice(0, values.numel()),), version)
+        num_params = values.trained.numel() if isinstance(values, Update) else values.numel()
+        return cls(values, (slice(0, num_params),), version)
 
     @classmethod
     def of_parts(cls, values: Tensor | Update, parts: Sequence[Part], version: int) -> "Parameters":
@@ -73,7 +74,22 @@ class Marks:
     version: int
 
 
-Content = Parameters | Counts | Marks
+@dataclass(frozen=True)
+class Weights:
+    """A vector that the receiver makes itself, from `num_values` weights that travel as float64: of each slice of a network.
+
+    Attributes:
+        vector: [num_params].
+        num_values: numbers that travel.
+    """
+
+    vector: Tensor
+    num_values: int
+
+    version = 0
+
+
+Content = Parameters | Counts | Marks | Weights
 Message = Mapping[Kind, Content]
 """What goes over a link at once: contents by their names."""
 
@@ -120,7 +136,7 @@ class Delivery:
         return {
             kind: content.vector
             for kind, content in self.contents.items()
-            if kind != Kind.MODEL and isinstance(content, Parameters)
+            if kind != Kind.MODEL and isinstance(content, Parameters | Weights)
         }
 
 
@@ -191,6 +207,8 @@ class Link:
                 return self.codec.name, self.codec.num_bytes(content.num_values)
             case Counts():
                 return "int64", 8 * content.num_values
+            case Weights():
+                return "float64", 8 * content.num_values
             case Marks():
                 return "bitmap", -(-content.num_values // 8)
 

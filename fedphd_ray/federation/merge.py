@@ -11,7 +11,7 @@ from torch import Tensor
 from fedphd_ray.federation.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
 from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.federation.links import Link, Message
-from fedphd_ray.federation.protocol import Holdings
+from fedphd_ray.federation.protocol import Holdings, covered
 from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, Kind, Payload, Transfer
@@ -35,6 +35,7 @@ class MergeOrder:
         plan_channels: length of the plan by which the network was pruned; 0 before that.
         fresh: the node has merged nothing since it was given its model.
         attempt: how often the node's process has died meanwhile.
+        num_slices: of the network, where some clients train less than all of it; else 0.
     """
 
     round: int
@@ -47,6 +48,7 @@ class MergeOrder:
     plan_channels: int
     fresh: bool = True
     attempt: int = 0
+    num_slices: int = 0
 
 
 def order_of(
@@ -59,6 +61,7 @@ def order_of(
     bases: Sequence[int],
     plan_channels: int,
     fresh: bool,
+    num_slices: int = 0,
 ) -> MergeOrder:
     """An aggregation with the method's weights, times the plan's factors and scaled to the sum that they had.
 
@@ -71,6 +74,7 @@ def order_of(
         bases: see `MergeOrder`.
         plan_channels: see `MergeOrder`.
         fresh: see `MergeOrder`.
+        num_slices: see `MergeOrder`.
     """
     children = tuple(each.sender for each in aggregation.contributions)
     seen = tuple(statistics[child] for child in children)
@@ -79,7 +83,18 @@ def order_of(
     if np.any(factors != 1.0):
         scaled = weights * factors
         weights = scaled * (weights.sum() / scaled.sum())
-    return MergeOrder(round, aggregation.level - 1, aggregation.node, children, weights, tuple(bases), seen, plan_channels, fresh)
+    return MergeOrder(
+        round=round,
+        level=aggregation.level - 1,
+        node=aggregation.node,
+        children=children,
+        weights=weights,
+        bases=tuple(bases),
+        statistics=seen,
+        plan_channels=plan_channels,
+        fresh=fresh,
+        num_slices=num_slices,
+    )
 
 
 def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggregation:
@@ -107,7 +122,8 @@ def sent_up_in_vain(
     order: MergeOrder, sized: Payload, attempts: int, strategy: Strategy, topology: Topology, codecs: Codecs
 ) -> list[Transfer]:
     """What reached a node's process that then died, so many times; `sized` is like the models that were sent."""
-    sized = replace(sized, beside=dict.fromkeys(strategy.clients_send, sized.vector))
+    carried = (*strategy.clients_send, *[Kind.COVERAGE] * bool(order.num_slices))
+    sized = replace(sized, beside=dict.fromkeys(carried, sized.vector))
     return [
         row
         for attempt in range(attempts)
@@ -128,7 +144,9 @@ def _message(order: MergeOrder, position: int, payload: Payload, strategy: Strat
     seen = order.statistics[position]
     counts = seen.label_counts if strategy.shares_label_statistics else None
     beside = {name: vector for name, vector in payload.beside.items() if name in strategy.clients_send and seen.weight > 0}
-    return Holdings.of(replace(payload, beside=beside), strategy, order.plan_channels).to_parent(counts)
+    coverage = payload.beside.get(Kind.COVERAGE) if seen.weight > 0 and Kind.COVERAGE not in beside else None
+    more = {} if coverage is None else covered(as_tensor(coverage), order.num_slices)
+    return {**Holdings.of(replace(payload, beside=beside), strategy, order.plan_channels).to_parent(counts), **more}
 
 
 def merged(order: MergeOrder, bases: Sequence[Payload], arrived: Sequence[Payload], strategy: Strategy) -> Payload:

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.links import Content, Counts, Marks, Message, Parameters
+from fedphd_ray.federation.links import Content, Counts, Marks, Message, Parameters, Weights
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Payload
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import Part, shared
-from fedphd_ray.tensors import as_tensor
+from fedphd_ray.tensors import Layout, as_tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Holdings:
     version: int
     beside: Mapping[Kind, Tensor] = field(default_factory=dict)
     plan_channels: int = 0
+
+    @classmethod
+    def sized(cls, layout: Layout, strategy: Strategy, version: int, plan_channels: int) -> "Holdings":
+        """What has sizes and no values."""
+        model = torch.empty(layout.num_params, device="meta")
+        return cls(model, strategy.parts(layout), version, dict.fromkeys(strategy.server_sends, model), plan_channels)
 
     @classmethod
     def of(cls, payload: Payload, strategy: Strategy, plan_channels: int) -> "Holdings":
@@ -92,6 +99,11 @@ def upload(
 def whole_vectors(vectors: Mapping[Kind, Tensor], version: int) -> dict[Kind, Content]:
     """Vectors of the model's layout that travel beside it, whole."""
     return {name: Parameters.whole(vector, version) for name, vector in vectors.items()}
+
+
+def covered(coverage: Tensor, num_slices: int) -> dict[Kind, Content]:
+    """How much clients with sub-models have covered of each coordinate [num_params]: a weight for each slice says all of it."""
+    return {Kind.COVERAGE: Weights(coverage, num_slices)} if num_slices else {}
 
 
 def statistics(label_counts: NDArray[np.int64] | None) -> dict[Kind, Content]:

@@ -19,6 +19,25 @@ def groups_of(spec: UNetSpec) -> tuple[ChannelGroup, ...]:
     return tuple(channel_groups(build_unet(spec, device="meta"), spec.image_size, spec.channels))
 
 
+@lru_cache(maxsize=8)
+def groups_at(spec: UNetSpec, ratios: tuple[float, ...]) -> tuple[ChannelGroup, ...]:
+    """The coupled channels of the network that prunings by these ratios leave; which channels stay does not matter for that."""
+    groups = groups_of(spec)
+    for version, ratio in enumerate(ratios, start=1):
+        groups = uniform_plan(groups, ratio, version).groups_left()
+    return groups
+
+
+def shapes_at(spec: UNetSpec, ratios: tuple[float, ...]) -> Mapping[str, Shape]:
+    """The shapes of its parameters, by name."""
+    return pruned_shapes(spec, *ratios)[-1].by_name if ratios else parameter_shapes(spec)
+
+
+def num_channels(spec: UNetSpec, ratios: tuple[float, ...]) -> int:
+    """Length of the plan that led there: the prunable channels of the dense network; 0 without a pruning."""
+    return pruned_shapes(spec, *ratios)[-1].num_channels if ratios else 0
+
+
 def plan_pruning(
     spec: UNetSpec, model: Payload, ratio: float, before: PrunePlan | None = None, importance: Importance = group_l2_importance
 ) -> PrunePlan:

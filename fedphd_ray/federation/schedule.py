@@ -174,10 +174,10 @@ class Schedule:
             population: the registered clients.
             edges: what the edges have seen until the end of the round before.
             memory: what `remember` has made of former rounds; here nothing.
-            workload: what the round will ask of its clients; here it does not matter.
+            workload: what the round will ask of its clients, where some train less than all; here nothing else matters of it.
         """
         there = self.participation.active(memory, population.num_clients)
-        return self.drawn(round, strategy, population, edges, self.cohort_size, there, memory)
+        return self.drawn(round, strategy, population, edges, self.cohort_size, there, memory, workload)
 
     def drawn(
         self,
@@ -201,6 +201,7 @@ class Schedule:
             block_size=self.block_size,
             prunes=round in self.prune_rounds,
             reported_parts=strategy.reported_parts(cohort, parts_rng),
+            slices={} if workload is None else workload.slices(cohort, round),
             chances={client: one.probability for client, one in zip(cohort, choices, strict=True) if one.probability < 1},
         )
 

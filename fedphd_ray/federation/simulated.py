@@ -59,7 +59,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
     def parts_of(self, workload: Workload) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The same in two parts, links and training."""
         devices = self.devices
-        down, up = workload.download_bytes(0), workload.upload_bytes(None)
+        down, up = workload.bytes_of_all()
         return (
             np.asarray(2 * devices.latency + 8 * down / devices.download + 8 * up / devices.upload),
             np.asarray(workload.work_of_all / devices.speed),
@@ -67,7 +67,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
 
     def there(self, round: int, workload: Workload, memory: Memory) -> NDArray[np.bool_]:
         """Who can be asked: takes part at all, is there, and can hold the network."""
-        fits = self.devices.memory_bytes >= workload.cost.memory_bytes
+        fits = self.devices.memory_bytes >= workload.memory_of_all
         active = self.participation.active(memory, len(fits))
         return self.devices.present(round, len(self.topology.aggregators)) & fits & active
 
@@ -82,7 +82,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
             latency=float(devices.latency[client] + devices.detour[client, edge]),
             download=(workload.download_bytes(client), float(devices.download[client])),
             work=plan.steps.get(client, 1.0) * workload.work(client) / float(devices.speed[client]),
-            upload=(workload.upload_bytes(parts), float(devices.upload[client])),
+            upload=(workload.upload_bytes(client, parts), float(devices.upload[client])),
             leaves=devices.leaves(plan.round, client),
         )
 

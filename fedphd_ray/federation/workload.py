@@ -1,16 +1,18 @@
 """What a round asks of clients and links: bytes of messages, work of local training, memory. Known before anything is trained."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.links import Message
-from fedphd_ray.federation.protocol import Holdings, statistics, upload
+from fedphd_ray.federation.protocol import Holdings, covered, statistics, upload
+from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.plans import Flight, RoundPlan
-from fedphd_ray.records import Transfer
+from fedphd_ray.records import Slice, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import named
 from fedphd_ray.topology import Hop, Topology, client_name
@@ -19,11 +21,28 @@ FORWARD_AND_BACKWARD = 3  # the backward pass takes twice what the forward pass 
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one architecture: MACs of one forward pass of one image, and bytes that training takes on a client."""
+class Narrow:
+    """A sub-model's network: what is sent of it (values do not matter), and what it asks of a client."""
 
-    macs: int
-    memory_bytes: int
+    held: Holdings
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """Sub-models of one architecture.
+
+    Attributes:
+        submodels: as configured.
+        widths: share of the channels that each client trains [num_clients]; 0 for one that can train none.
+        networks: by width, but for those of width 1.
+        num_slices: different slices there are: as many numbers say who has covered what.
+    """
+
+    submodels: SubModels
+    widths: NDArray[np.float64]
+    networks: Mapping[float, Narrow]
+    num_slices: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class Workload:
         owed: clients that are still owed the pruning plan.
         first: nobody has been given a model yet.
         holding: per level, which nodes hold a model.
+        narrowing: sub-models, where some clients train such.
     """
 
     strategy: Strategy
@@ -55,31 +75,66 @@ class Workload:
     owed: Container[int]
     first: bool
     holding: Sequence[Sequence[bool]]
+    narrowing: Narrowing | None = None
     _sizes: dict[tuple[object, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def slices(self, clients: Sequence[int], round: int) -> dict[int, Slice]:
+        """What each of some clients trains of the network in a round; one that is not in it trains all of it."""
+        narrowing = self.narrowing
+        return {} if narrowing is None else narrowing.submodels.slices(narrowing.widths, clients, round)
+
+    def width(self, client: int) -> float:
+        """Share of the channels that a client trains."""
+        return 1.0 if self.narrowing is None else float(self.narrowing.widths[client])
+
+    def held_at(self, width: float) -> Holdings:
+        """What is sent to and by clients of a width."""
+        return self.held if self.narrowing is None or width == 1 else self.narrowing.networks[width].held
+
+    def cost_at(self, width: float) -> Cost:
+        """What is asked of them."""
+        return self.cost if self.narrowing is None or width == 1 else self.narrowing.networks[width].cost
 
     def down(self, client: int) -> Message:
         """To a client."""
-        return self.held.to_client(known=client in self.known, owed=client in self.owed)
+        return self.held_at(self.width(client)).to_client(known=client in self.known, owed=client in self.owed)
 
-    def up(self, parts: Sequence[str] | None) -> Message:
-        """From a client that reports these parts; None for all that travel."""
-        beside = dict.fromkeys(self.strategy.clients_send, self.held.model)
-        return upload(self.held.model, named(self.held.parts, parts), self.held.version, beside, self.counts)
+    def up(self, width: float, parts: Sequence[str] | None) -> Message:
+        """From a client of a width that reports these parts; None for all that travel."""
+        held = self.held_at(width)
+        beside = dict.fromkeys(self.strategy.clients_send, held.model)
+        return upload(held.model, named(held.parts, parts), held.version, beside, self.counts)
 
     def download_bytes(self, client: int) -> int:
         """Everything that reaches a client in a round: the model, and what every edge has seen where that is shared."""
-        key = client in self.known, client in self.owed
+        return self._download(client in self.known, client in self.owed, self.width(client))
+
+    def upload_bytes(self, client: int, parts: Sequence[str] | None) -> int:
+        """What a client sends."""
+        return self._upload(self.width(client), None if parts is None else tuple(parts))
+
+    def bytes_of_all(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What each client receives and sends in a round [num_clients], if it has as much of its own as the first one."""
+        widths = np.ones(len(self.images)) if self.narrowing is None else self.narrowing.widths
+        known, owed = 0 in self.known, 0 in self.owed
+        down, up = np.zeros(len(widths)), np.zeros(len(widths))
+        for width in (width for width in np.unique(widths).tolist() if width):
+            down[widths == width] = self._download(known, owed, width)
+            up[widths == width] = self._upload(width, None)
+        return down, up
+
+    def _download(self, known: bool, owed: bool, width: float) -> int:
+        key = (known, owed, width)
         if key not in self._sizes:
             to_client = self.topology.to_client
             heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts), to_client)
-            self._sizes[key] = self._bytes(self.down(client), to_client) + heard
+            self._sizes[key] = self._bytes(self.held_at(width).to_client(known=known, owed=owed), to_client) + heard
         return self._sizes[key]
 
-    def upload_bytes(self, parts: Sequence[str] | None) -> int:
-        """What a client sends."""
-        key = () if parts is None else ("parts", *parts)
+    def _upload(self, width: float, parts: tuple[str, ...] | None) -> int:
+        key = ("up", width, parts)
         if key not in self._sizes:
-            self._sizes[key] = self._bytes(self.up(parts), self.topology.from_client)
+            self._sizes[key] = self._bytes(self.up(width, parts), self.topology.from_client)
         return self._sizes[key]
 
     def handed_down_bytes(self, level: int) -> int:
@@ -88,17 +143,35 @@ class Workload:
 
     def sent_up_bytes(self, level: int) -> int:
         """What a node of a level sends to its parent."""
-        beside = dict.fromkeys(self.strategy.clients_send, self.held.model)
-        return self._bytes(replace(self.held, beside=beside).to_parent(self.counts), self.topology.up(level))
+        return self._bytes(self.to_parent(worked=True), self.topology.up(level))
+
+    def to_parent(self, *, worked: bool) -> Message:
+        """From a node under which clients have trained since it has sent last, or have not."""
+        beside = dict.fromkeys(self.strategy.clients_send, self.held.model) if worked else {}
+        slices = 0 if self.narrowing is None or not worked else self.narrowing.num_slices
+        return {**replace(self.held, beside=beside).to_parent(self.counts), **covered(self.held.model, slices)}
 
     def work(self, client: int) -> float:
         """MACs of a client's local training."""
-        return float(FORWARD_AND_BACKWARD * self.cost.macs * self.images[client])
+        return float(FORWARD_AND_BACKWARD * self.cost_at(self.width(client)).macs * self.images[client])
 
     @property
     def work_of_all(self) -> NDArray[np.float64]:
         """The same of every client [num_clients]."""
-        return np.asarray(FORWARD_AND_BACKWARD * self.cost.macs * self.images.astype(np.float64))
+        return FORWARD_AND_BACKWARD * self._of_all("macs") * self.images
+
+    @property
+    def memory_of_all(self) -> NDArray[np.float64]:
+        """Bytes that training takes on every client [num_clients]; without end on one that can train nothing."""
+        return self._of_all("memory_bytes")
+
+    def _of_all(self, quantity: str) -> NDArray[np.float64]:
+        if self.narrowing is None:
+            return np.full(len(self.images), float(getattr(self.cost, quantity)))
+        widths, found = self.narrowing.widths, np.full(len(self.images), np.inf)
+        for width in (width for width in np.unique(widths).tolist() if width):
+            found[widths == width] = getattr(self.cost_at(width), quantity)
+        return found
 
     def _bytes(self, message: Message, hop: Hop) -> int:
         return sum(row.num_bytes for row in self.codecs.link(0, hop, "", "").rows(message))
@@ -114,7 +187,7 @@ def _lost(plan: RoundPlan, flight: Flight, workload: Workload) -> list[Transfer]
     edge = topology.aggregator_name(flight.edge)
     down = workload.codecs.link(plan.round, topology.to_client, edge, client).rows(workload.down(flight.client))
     up = workload.codecs.link(plan.round, topology.from_client, client, edge).rows(
-        workload.up(plan.reported_parts.get(flight.client))
+        workload.up(workload.width(flight.client), plan.reported_parts.get(flight.client))
     )
     return [_share(row, flight.received) for row in down] + [_share(row, flight.sent) for row in up if flight.sent > 0]
 

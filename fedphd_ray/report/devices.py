@@ -33,15 +33,15 @@ def print_devices(console: Console, simulated: Simulated) -> None:
         "latency, ms": (devices.latency * 1e3, _plain),
         **{label: (seconds, text.duration) for label, seconds in simulated.client_seconds.items()},
     }
-    for label, (values, told) in rows.items():
-        if label == "memory" and values.min() >= UNLIMITED:
+    for label, (figures, told) in rows.items():
+        values = figures[np.isfinite(figures)]  # whoever can train nothing takes no time
+        if not len(values) or (label == "memory" and values.min() >= UNLIMITED):
             continue
         marks = np.quantile(values, [0.0, 0.5, 0.9, 1.0], method="nearest")
         table.add_row(label, *(told(float(mark)) for mark in marks), histogram(values))
     console.print(table)
-    needed = " and then ".join(text.num_bytes(size) for size in simulated.needed_bytes)
-    small = " and then ".join(str(int((devices.memory_bytes < size).sum())) for size in simulated.needed_bytes)
-    console.print(f"training takes {needed} on a client; clients that cannot hold it: {small}", highlight=False)
+    if simulated.whole:
+        _print_memory(console, simulated)
     flights = [flight for round in simulated.flights for flight in round]
     fates = Counter(flight.fate or "used" for flight in flights)
     told_fates = ", ".join(f"{number} {fate}" for fate, number in fates.most_common())
@@ -49,6 +49,13 @@ def print_devices(console: Console, simulated: Simulated) -> None:
     empty = sum(not any(not flight.fate for flight in round) for round in simulated.flights)
     if empty:
         console.print(f"rounds in which no update is used: {empty} of {len(simulated.flights)}", highlight=False)
+
+
+def _print_memory(console: Console, simulated: Simulated) -> None:
+    """What training takes, and who has less."""
+    needed = " and then ".join(text.num_bytes(size) for size in simulated.needed_bytes)
+    small = " and then ".join(str(int((simulated.devices.memory_bytes < size).sum())) for size in simulated.needed_bytes)
+    console.print(f"training takes {needed} on a client; clients that cannot hold it: {small}", highlight=False)
 
 
 def histogram(values: NDArray[np.float64]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fedphd_ray.federation.workload import Narrowing
 from fedphd_ray.forecast import Forecast, Network
 from fedphd_ray.report import text
 from fedphd_ray.report.devices import print_devices
@@ -24,7 +25,9 @@ def describe(experiment: Experiment) -> str:
     tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
     tree = f"{', '.join(tiers)}, the cloud {often}"
     policy = "" if experiment.devices is None else f"; simulated devices, {experiment.schedule_config.policy.describe()}"
-    return f"{name}: {tree}; {experiment.pruning.describe()}{policy}{experiment.codecs.describe()}"
+    narrow = "" if experiment.submodels is None else f"; {experiment.submodels.describe()}"
+    who = experiment.schedule_config.participation.describe()
+    return f"{name}: {tree}; {experiment.pruning.describe()}{narrow}{who}{policy}{experiment.codecs.describe()}"
 
 
 def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, placement: str) -> None:
@@ -55,11 +58,31 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
             f"load imbalance {text.percent(edges.imbalance)}",
             highlight=False,
         )
+    for version, narrowing in enumerate(forecast.narrowings):
+        if narrowing is not None:
+            console.print(_submodels(narrowing, "Sub-models" if not version else "Sub-models after pruning"))
     if forecast.simulated is not None:
         print_devices(console, forecast.simulated)
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
     console.print(f"delivered model: {stock}", highlight=False, markup=False)
     console.print(f"placement on this machine: {placement}", highlight=False)
+
+
+def _submodels(narrowing: Narrowing, title: str) -> Table:
+    """How many clients train which width, and what that is."""
+    table = Table(title=f"{title}, {narrowing.submodels.scheme}", title_justify="left")
+    for column in ("width", "parameters", "MACs", "memory", "clients"):
+        table.add_column(column, justify="right")
+    for width in narrowing.submodels.widths:
+        own, number = narrowing.networks.get(width), str(int((narrowing.widths == width).sum()))
+        if own is None:
+            table.add_row("all", "", "", "", number)
+        else:
+            params, macs, memory = own.held.model.numel(), own.cost.macs, own.cost.memory_bytes
+            table.add_row(text.percent(width), f"{params:,}", f"{macs:,}", text.num_bytes(memory), number)
+    if unable := int((narrowing.widths == 0).sum()):
+        table.add_row("none: too small", "", "", "", str(unable))
+    return table
 
 
 def print_summary(console: Console, summary: Summary, directory: Path) -> None:

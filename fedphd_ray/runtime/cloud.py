@@ -125,6 +125,7 @@ class Cloud:
                     plan_owed=state.plan_owed.intersection(clients),
                     factors={client: factor for client, factor in weighed.items() if factor != 1.0},
                     work={client: plan.steps[client] for client in clients if client in plan.steps},
+                    slices={client: plan.slices[client] for client in clients if client in plan.slices},
                     asks_divergence=experiment.schedule.participation.needs_reports,
                 )
                 past = {block.version: state.past[block.version][0][edge] for block in blocks if block.version is not None}

@@ -11,7 +11,7 @@ from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.protocol import Holdings, statistics
 from fedphd_ray.federation.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
-from fedphd_ray.records import Payload, Transfer
+from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
@@ -21,7 +21,8 @@ from fedphd_ray.topology import client_name
 
 def planned(experiment: Experiment, state: RunState) -> RoundPlan:
     """The plan of the next round, from all that is known before it."""
-    workload = None if experiment.devices is None else workload_of(experiment, state)
+    needed = experiment.devices is not None or experiment.submodels is not None
+    workload = workload_of(experiment, state) if needed else None
     return experiment.schedule.plan(
         state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory, workload
     )
@@ -43,6 +44,7 @@ def workload_of(experiment: Experiment, state: RunState) -> Workload:
         owed=state.plan_owed,
         first=not state.syncs and none,
         holding=[[held is not None for held in level] for level in state.models],
+        narrowing=experiment.narrowings[state.model.version],
     )
 
 
@@ -84,6 +86,7 @@ def _give(
     link = experiment.codecs.link(round, topology.down(level), source, topology.name(level, index))
     sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
     payload = sized if link.codec.exact else backend.get_payload(held)
+    payload = replace(payload, beside={name: payload.beside[name] for name in sized.beside})  # no sums of what clients sent
     message = Holdings.of(payload, experiment.strategy, state.plan_channels).to_child(first=first, owed=bool(state.plan_owed))
     if link.codec.exact:
         return held, link.rows(message)
@@ -108,15 +111,16 @@ def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPla
 
 def sent_in_vain(experiment: Experiment, state: RunState, plan: RoundPlan, outcomes: Sequence[EdgeOutcome]) -> list[Transfer]:
     """What clients received whose host died before it could say so; and what went to and fro for nothing in a simulation."""
-    model: Payload = state.broadcast(experiment.strategy.server_sends)
-    held = Holdings.of(model, experiment.strategy, state.plan_channels)
     topology = experiment.topology
-    rows = [] if experiment.devices is None else lost_rows(plan, workload_of(experiment, state))
+    if experiment.devices is None and not any(outcome.lost for outcome in outcomes):
+        return []
+    workload = workload_of(experiment, state)
+    rows = lost_rows(plan, workload)
     for outcome in outcomes:
         source = topology.aggregator_name(outcome.report.edge)
         for client, attempt in outcome.lost:
             link = experiment.codecs.link(plan.round, topology.to_client, source, client_name(client), attempt)
-            rows += link.rows(held.to_client(known=client in state.client_states, owed=client in state.plan_owed))
+            rows += link.rows(workload.down(client))
     return rows
 
 

@@ -1,6 +1,5 @@
 """An experiment: every choice made, as objects. The configuration builds it, tests build it by hand."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,17 +14,20 @@ from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
-from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes, build_unet, parameter_shapes
+from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
 from fedphd_ray.federation.communication import EXACT, Codecs
+from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.feedback import clients_keep
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.planner import planner
-from fedphd_ray.federation.prune import pruned_shapes
+from fedphd_ray.federation.protocol import Holdings
+from fedphd_ray.federation.prune import num_channels, shapes_at
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
-from fedphd_ray.federation.workload import Cost
+from fedphd_ray.federation.slices import narrow_layout, num_slices
+from fedphd_ray.federation.submodels import Candidates, SubModels
+from fedphd_ray.federation.workload import Narrow, Narrowing
 from fedphd_ray.population import ClientRows, Population
-from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -37,8 +39,6 @@ from fedphd_ray.runtime.workers.client_host import HostSetup
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
-
-BYTES_PER_PARAMETER = 16  # weights, gradients and two moments, float32 each
 
 
 class ServerConfig(Section):
@@ -63,6 +63,7 @@ class Experiment:
         codecs: how parameters are written for every link.
         devices: of clients and edges, where they are simulated.
         feature_skew: how differently clients see their images.
+        submodels: widths of the networks that clients train, where that is not the whole one.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
 
@@ -87,6 +88,7 @@ class Experiment:
     codecs: Codecs = EXACT
     devices: Devices | None = None
     feature_skew: FeatureSkew | None = None
+    submodels: SubModels | None = None
 
     @cached_property
     def population(self) -> Population:
@@ -106,15 +108,28 @@ class Experiment:
 
     @cached_property
     def costs(self) -> tuple[Cost, ...]:
-        """Of every architecture there will be: MACs of a forward pass of one image, and memory of a client that trains."""
-        spec, images = self.spec, self.local.images_at_once
-        shapes = [parameter_shapes(spec), *(left.by_name for left in pruned_shapes(spec, *self.pruning.ratios))]
-        return tuple(
-            Cost(
-                macs=count_macs(build_unet(spec, own, device="meta"), spec.image_size, spec.channels),
-                memory_bytes=BYTES_PER_PARAMETER * sum(map(math.prod, own.values())) + activation_bytes(spec, images, own),
-            )
-            for own in shapes
+        """Of every architecture there will be."""
+        ratios = self.pruning.ratios
+        shapes = [shapes_at(self.spec, ratios[:version]) for version in range(len(ratios) + 1)]
+        return tuple(Cost.of(self.spec, own, self.local.images_at_once) for own in shapes)
+
+    @cached_property
+    def narrowings(self) -> tuple[Narrowing | None, ...]:
+        """The sub-models of every architecture; None where all clients train the whole network."""
+        narrows = self.submodels is not None and self.submodels.narrows
+        return tuple(self._narrowing(version) if narrows else None for version in range(len(self.pruning.ratios) + 1))
+
+    def _narrowing(self, version: int) -> Narrowing:
+        assert self.submodels is not None
+        ratios, spec, networks = self.pruning.ratios[:version], self.spec, dict[float, Narrow]()
+        for width in (width for width in self.submodels.widths if width < 1):
+            layout = narrow_layout(spec, ratios, width)
+            held = Holdings.sized(layout, self.strategy, version, num_channels(spec, ratios))
+            networks[width] = Narrow(held, Cost.of(spec, layout.by_name, self.local.images_at_once))
+        costs = tuple(networks[width].cost if width < 1 else self.costs[version] for width in self.submodels.widths)
+        candidates = Candidates(self.submodels.widths, costs, self.training_images, self.devices, self.seed)
+        return Narrowing(
+            self.submodels, self.submodels.assignment.assign(candidates), networks, num_slices(spec, ratios, self.submodels)
         )
 
     @property
@@ -149,6 +164,8 @@ class Experiment:
             failures=self.failures,
             faults=self.faults,
             feature_skew=self.feature_skew,
+            narrows=self.submodels is not None and self.submodels.narrows,
+            ratios=self.pruning.ratios,
         )
 
     def demand(self, model_bytes: int) -> Demand:

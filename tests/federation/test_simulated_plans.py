@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
+from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.planner import planner
 from fedphd_ray.federation.policies import Buffered, Deadline, OverSelect, Policy, Wait
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
-from fedphd_ray.federation.workload import Cost
 from fedphd_ray.plans import Contribution, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics
@@ -30,8 +31,15 @@ class Load:
     def download_bytes(self, client: int) -> float:
         return MEGABYTE
 
-    def upload_bytes(self, parts: object) -> float:
+    def upload_bytes(self, client: int, parts: object) -> float:
         return MEGABYTE
+
+    def slices(self, clients: object, round: int) -> dict[int, object]:
+        return {}
+
+    @property
+    def memory_of_all(self) -> NDArray[np.float64]:
+        return np.ones(len(self.seconds))
 
     def handed_down_bytes(self, level: int) -> float:
         return MEGABYTE

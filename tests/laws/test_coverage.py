@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from federations import FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method
+from federations import DEEP, FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method
 from torch import Tensor
 
 from fedphd_ray.federation.aggregation import apply_update, covered_models
@@ -53,11 +53,6 @@ def covering_method(*, everything: bool = False) -> Strategy:
 
 
 DENSE = {"pruning": {"mode": "none", "round": None}}
-DEEP = {
-    "num_edges": 4,
-    "cloud_period": 4,
-    "tiers": [{"name": "edge", "nodes": 4, "period": 2}, {"name": "region", "nodes": 2, "period": 2}],
-}
 CASES = {
     "flat": method("fedavg", **DENSE, hierarchy=FLAT),
     "edges": method("fedavg"),

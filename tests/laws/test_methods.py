@@ -1,5 +1,6 @@
 """Laws of all methods, by listing: what must hold whatever a method does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,7 +10,7 @@ from federations import FLAT, METHODS, federate, method, reference, shapes, tiny
 
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
-from fedphd_ray.records import LocalOrder, Payload
+from fedphd_ray.records import Kind, LocalOrder, Payload, Slice
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.events import Event, RoundDone
 from fedphd_ray.runtime.observer import Observer
@@ -63,16 +64,18 @@ def test_the_order_in_which_clients_are_trained_does_not_matter(name: str) -> No
     vector = layout.flatten(state)
     server = experiment.strategy.initial_server(layout.num_params)
     payload = Payload(vector.numpy(), layout, 0, {name: server[name].numpy() for name in experiment.strategy.server_sends})
-    host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0)
+    slices = {} if experiment.submodels is None else {4: Slice(experiment.submodels.widths[-1], 1)}
+    host, order = ClientHost(experiment.host_setup()), LocalOrder(1, 0, 1.0, 0.0, slices=slices)
     # The first round gives them states, the second uses them.
     states = {client: host.train(payload, order, (client,), (None,))[1][0] for client in (4, 1)}
-    second = LocalOrder(2, 0, 1.0, 0.0)
+    second = replace(order, round=2)
     together, kept = host.train(payload, second, (1, 4), (states[1], states[4]))
     singles = {}
     for client in (4, 1):
         fresh = ClientHost(experiment.host_setup())
         singles[client] = fresh.train(payload, second, (client,), (states[client],))
-    assert set(together.totals) == {"model", *experiment.strategy.clients_send}
+    covered = {Kind.COVERAGE} if experiment.submodels is not None else set()
+    assert set(together.totals) == {Kind.MODEL, *experiment.strategy.clients_send} | covered
     for kind, total in together.totals.items():
         assert np.array_equal(total, singles[1][0].totals[kind] + singles[4][0].totals[kind])
     for own, client in zip(kept, (1, 4), strict=True):

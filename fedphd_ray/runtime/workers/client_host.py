@@ -26,17 +26,18 @@ from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.local_training import LocalResult, LocalTrainer
 from fedphd_ray.federation.protocol import Holdings, upload
+from fedphd_ray.federation.slices import Seat, sub_network
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload
+from fedphd_ray.records import ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload, Slice
 from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import named
-from fedphd_ray.tensors import Pixels, as_numpy, as_tensor
+from fedphd_ray.tensors import Layout, Pixels, as_numpy, as_tensor
 from fedphd_ray.topology import Topology, client_name
 
 
@@ -56,6 +57,8 @@ class HostSetup:
         failures: what happens when a client fails.
         faults: what is made to go wrong.
         feature_skew: how differently clients see their images.
+        narrows: whether some clients train less than the whole network.
+        ratios: of the prunings that there will be: with them a host knows every architecture.
     """
 
     spec: UNetSpec
@@ -76,6 +79,8 @@ class HostSetup:
     failures: FailureConfig
     faults: FaultScript
     feature_skew: FeatureSkew | None = None
+    narrows: bool = False
+    ratios: tuple[float, ...] = ()
 
     @property
     def keeps_residuals(self) -> bool:
@@ -126,7 +131,7 @@ class ClientHost:
         self._trainer = LocalTrainer(
             setup.local, setup.strategy, process.loss, setup.penalty, setup.seed, process.pieces, setup.spec.num_classes
         )
-        self._models: dict[int, FlatModel] = {}
+        self._models: dict[tuple[int, float], FlatModel] = {}
 
     def train(
         self, payload: Payload, order: LocalOrder, clients: Sequence[int], states: Sequence[ClientState | None]
@@ -136,8 +141,7 @@ class ClientHost:
         A client whose loss or update is not finite is reported, and left out of the sum; it keeps its former state.
         """
         began_block = time.perf_counter()
-        model, setup = self._model(payload), self._setup
-        parts = setup.strategy.parts(payload.layout)
+        setup, parts = self._setup, self._setup.strategy.parts(payload.layout)
         held = Holdings(
             model=as_tensor(payload.vector).to(self._device),
             parts=parts,
@@ -148,11 +152,12 @@ class ClientHost:
         sums = ClientSums(parts)
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
-            began = time.perf_counter()
-            num_samples = len(setup.client_rows[client])
-            arrived = self._download(order, client).send(held.to_client(known=state is not None, owed=client in order.plan_owed))
+            began, seat = time.perf_counter(), self._seat(held, payload.layout, order.slices.get(client))
+            num_samples, own = len(setup.client_rows[client]), seat.of_state(state)
+            message = seat.held.to_client(known=state is not None, owed=client in order.plan_owed)
+            arrived = self._download(order, client).send(message)
             sums.transfers += arrived.rows
-            result, failure, outcome = self._try(model, arrived, order, client, state)
+            result, failure, outcome = self._try(seat.model, arrived, order, client, own)
             seconds = time.perf_counter() - began
             sums.train_seconds += seconds
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
@@ -163,20 +168,20 @@ class ClientHost:
             if result is None or failure:
                 kept_states.append(state)
                 continue
-            reported = named(parts, order.reported_parts.get(client))
+            reported = order.reported_parts.get(client)
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
-            message = upload(result.update, reported, payload.version, result.beside, counts)
-            left = residual_of(state, payload.layout, self._device) if setup.keeps_residuals else None
+            left = residual_of(own, seat.model.layout, self._device) if setup.keeps_residuals else None
+            message = upload(result.update, named(seat.held.parts, reported), payload.version, result.beside, counts)
             sent = self._upload(order, client).send(message, left)
-            kept_states.append(with_residual(result.state, sent.residual, payload.version))
+            kept_states.append(seat.to_keep(with_residual(result.state, sent.residual, payload.version), state))
             sums.transfers += sent.rows
             weight = setup.strategy.client_weight(num_samples, result.num_steps) * order.factors.get(client, 1.0)
-            sums.add(sent, weight, reported, setup.label_counts[client])
+            sums.add(seat.arrived(sent, reported), weight, named(parts, reported), setup.label_counts[client])
         return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """Images [chunk.size, C, H, W] in [0, 1] from a model; the noise is keyed by (seed, round, chunk)."""
-        model = self._model(payload)
+        model = self._model(payload.layout, payload.version)
         model.vector.copy_(as_tensor(payload.vector))
         generator = torch_generator(self._setup.seed, Purpose.SAMPLING, chunk.round, chunk.index)
         shape = tuple(self._setup.images.shape[1:])
@@ -184,15 +189,23 @@ class ClientHost:
         samples = sample_chunk(model.module, process, shape, chunk.size, chunk.steps, generator, labels, chunk.guidance)
         return as_numpy(samples)
 
-    def _model(self, payload: Payload) -> FlatModel:
-        """The module of this architecture, built once. A former one may still be sampled from, the one before never again."""
-        if payload.version not in self._models:
-            for version in sorted(self._models)[:-1]:
-                del self._models[version]
-            module = build_unet(self._setup.spec, payload.layout.by_name, device=self._device)
-            self._models[payload.version] = FlatModel(module, compiled_batch=self._setup.local.compiled_batch)
-        model = self._models[payload.version]
-        assert model.layout == payload.layout
+    def _seat(self, held: Holdings, layout: Layout, own: Slice | None) -> Seat:
+        """What a client trains: the network, or its slice of it."""
+        setup = self._setup
+        if own is None:
+            return Seat(self._model(layout, held.version), held, covers=setup.narrows)
+        sub = sub_network(setup.spec, setup.ratios[: held.version], own)
+        return Seat(self._model(sub.layout, held.version, own.width), sub.held(held, setup.strategy), sub)
+
+    def _model(self, layout: Layout, version: int, width: float = 1.0) -> FlatModel:
+        """The module of an architecture, built once. A former one may still be sampled from, the one before never again."""
+        if (version, width) not in self._models:
+            versions = sorted({known for known, _ in self._models} | {version})
+            self._models = {key: model for key, model in self._models.items() if key[0] in versions[-2:]}
+            module = build_unet(self._setup.spec, layout.by_name, device=self._device)
+            self._models[version, width] = FlatModel(module, compiled_batch=self._setup.local.compiled_batch)
+        model = self._models[version, width]
+        assert model.layout == layout
         return model
 
     def _try(
