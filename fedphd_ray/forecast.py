@@ -47,6 +47,7 @@ class Forecast:
         host_memory_bytes: estimate for one host process.
         simulated: where devices are.
         edges: how alike and how loaded they are; None for a flat federation.
+        exact: bytes are those of the ledger; else the most there can be: a codec's sizes depend on the values.
         narrowings: sub-models of each architecture; None where all clients train the whole network.
     """
 
@@ -61,6 +62,7 @@ class Forecast:
     host_memory_bytes: int
     simulated: Simulated | None = None
     edges: EdgeFigures | None = None
+    exact: bool = True
     narrowings: tuple[Narrowing | None, ...] = ()
 
     @property
@@ -99,6 +101,7 @@ def forecast(experiment: Experiment) -> Forecast:
         host_memory_bytes=experiment.demand(model_bytes(dense.params)).host_bytes,
         simulated=traffic.simulated,
         edges=None if experiment.topology.flat else EdgeFigures.of(traffic.sendings),
+        exact=experiment.codecs.fixed,
         narrowings=experiment.narrowings,
     )
 

@@ -14,13 +14,14 @@ from fedphd_ray.topology import Hop
 
 
 class Kind(enum.StrEnum):
-    """What a transfer carries."""
+    """What a transfer carries, or a node keeps beside its model."""
 
     MODEL = "model"
     CONTROL = "control"
     COVERAGE = "coverage"
     STATISTICS = "statistics"
     PLAN = "plan"
+    ANCHOR = "anchor"  # a former model that a node goes back to; never sent by this name
 
 
 class Outcome(enum.StrEnum):

@@ -62,6 +62,12 @@ METHODS: dict[str, dict[str, object]] = {
     "fedphd with client pruning": {
         "schedule": {"clients_per_round": 3, "participation": {"name": "fedclip", "warm_up": 0, "patience": 1, "noise": 0.4}}
     },
+    "sfedhp": {"strategy": {"name": "sfedhp", "gamma1": 0.0, "gamma2": 0.0}},
+    "flat sfedhp": {"strategy": {"name": "sfedhp", "gamma2": 0.0}, "hierarchy": FLAT},
+    "sparse sfedhp": {
+        "strategy": {"name": "sfedhp", "rho": 0.01},
+        "communication": {"from_clients": {"codec": "threshold", "below": 0.01}},
+    },
     "heterofl": {"strategy": {"name": "fedavg"}, "submodels": {"widths": [1.0, 0.7]}, "pruning": {"ratio": 0.25}},
     "fedrolex": {
         "strategy": {"name": "fedavg"},
@@ -89,6 +95,8 @@ METHODS: dict[str, dict[str, object]] = {
     "feddiffuse udec": {"strategy": {"name": "feddiffuse"}, "hierarchy": FLAT, "pruning": {"mode": "at_init", "round": None}},
 }
 """What `tiny` is given for each method: every strategy is here (a law of the tests), and what combines with it."""
+SHRINKING = ("sparse sfedhp",)
+"""Those whose servers and links make weights smaller even where nobody trains."""
 
 
 def method(name: str, **sections: object) -> Config:

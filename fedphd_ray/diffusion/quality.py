@@ -37,6 +37,9 @@ class QualityReport:
         asked_for: share of the finite samples that the classifier takes for the class they were asked for; None where no class
             was.
         sampler: the sampler in words.
+        personal_fid: mean over some clients of the distance between samples of the client's own model and the client's own
+            images, for methods that keep such models. With as few images as a client has it is far above an FID of many.
+        personal_kid: the same with KID, which few images do not shift.
     """
 
     fid: float
@@ -48,6 +51,8 @@ class QualityReport:
     features: str
     asked_for: float | None = None
     sampler: str = SAMPLER
+    personal_fid: float | None = None
+    personal_kid: float | None = None
 
 
 def in_words(report: QualityReport) -> str:
@@ -57,7 +62,12 @@ def in_words(report: QualityReport) -> str:
         bad = report.num_samples - report.num_finite
         return f"no FID and no KID: {bad} of {report.num_samples} samples are not finite ({drawn}): the training has diverged"
     obeyed = "" if report.asked_for is None else f", {report.asked_for:.1%} of the class asked for"
-    return f"FID {report.fid:.3f}, KID {report.kid:.4f}{obeyed} ({drawn})"
+    own = (
+        ""
+        if report.personal_fid is None
+        else f"; clients' own models: FID {report.personal_fid:.3f}, KID {report.personal_kid:.4f}"
+    )
+    return f"FID {report.fid:.3f}, KID {report.kid:.4f}{obeyed}{own} ({drawn})"
 
 
 def mean_report(reports: Sequence[QualityReport]) -> QualityReport:

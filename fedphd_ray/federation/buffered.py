@@ -148,7 +148,8 @@ class _Floor:
     def _ask(self) -> None:
         """Somebody new for everybody who is done, while there is anybody."""
         schedule, round = self._schedule, self._plan.round
-        free = schedule.cohort_size - len(self._simulation.jobs)
+        wanted = schedule.participation.wanted(schedule.cohort_size, self._memory, self._population.num_clients)
+        free = wanted - len(self._simulation.jobs)
         idle = self._there.copy()
         busy = [*self._simulation.jobs, *self._waiting, *(job for job, _ in self._lost)]
         idle[[job.client for job in busy]] = False

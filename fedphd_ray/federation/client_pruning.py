@@ -43,6 +43,10 @@ class Everybody(Section):
         """Who can be asked [num_clients]."""
         return np.ones(num_clients, bool)
 
+    def wanted(self, cohort_size: int, memory: Memory, num_clients: int) -> int:
+        """Clients of a round, where so many are configured."""
+        return cohort_size
+
     def remember(
         self, memory: Memory, round: int, reports: Sequence[ClientReport], population: Population, cohort_size: int
     ) -> Memory:
@@ -68,7 +72,8 @@ class FedClip(Everybody):
         warm_up: rounds in which nobody is pruned.
         patience: reports in a row without a valid contribution after which a client is pruned.
         most_at_once: share of the active clients that may be pruned after one round; one at least may.
-        least: active clients that stay; never fewer than take part in a round.
+        least: active clients that stay; never fewer than the configured cohort.
+        shrinks: cohorts become smaller with the active clients, so that each of these is asked as often as before.
         probation: rounds after which a pruned client is asked again; 0 for never.
     """
 
@@ -83,6 +88,7 @@ class FedClip(Everybody):
     most_at_once: Share = 0.1
     least: PositiveInt = 1
     probation: NonNegativeInt = 0
+    shrinks: bool = True
 
     def describe(self) -> str:
         """In a few words."""
@@ -91,6 +97,11 @@ class FedClip(Everybody):
     def active(self, memory: Memory, num_clients: int) -> NDArray[np.bool_]:
         """Who has not been pruned."""
         return np.asarray(memory[LEFT] == 0) if LEFT in memory else np.ones(num_clients, bool)
+
+    def wanted(self, cohort_size: int, memory: Memory, num_clients: int) -> int:
+        """The same share of the active clients; one at least."""
+        active = int(self.active(memory, num_clients).sum())
+        return -(-cohort_size * active // num_clients) if self.shrinks else cohort_size
 
     def remember(
         self, memory: Memory, round: int, reports: Sequence[ClientReport], population: Population, cohort_size: int

@@ -30,8 +30,18 @@ class Codec(Protocol):
         """Whether what arrives is what was sent, bit by bit. It is then handed over as it is."""
         ...
 
+    @property
+    def of_weights(self) -> bool:
+        """Whether clients' trained models are written, and not how they differ from what was received."""
+        ...
+
+    @property
+    def fixed(self) -> bool:
+        """Whether sizes follow from the number of values."""
+        ...
+
     def num_bytes(self, num_values: int) -> int:
-        """What a wire carries for so many parameters: the length of the buffer."""
+        """What a wire carries for so many parameters: the length of the buffer, or the most it can be where that is not fixed."""
         ...
 
     def encode(self, values: Tensor, noise: Noise) -> Buffer:
@@ -57,6 +67,8 @@ class Float32:
 
     name = "float32"
     exact = True
+    of_weights = False
+    fixed = True
 
     def num_bytes(self, num_values: int) -> int:
         """Four for each."""

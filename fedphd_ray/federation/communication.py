@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.codecs import FLOAT32, Codec
-from fedphd_ray.federation.compression import Bfloat16, Float16, Int4, Int8, LossyCodec, RandomK, TopK
+from fedphd_ray.federation.compression import Bfloat16, Float16, Int4, Int8, LossyCodec
 from fedphd_ray.federation.links import Link
+from fedphd_ray.federation.sparsification import RandomK, Threshold, TopK
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
@@ -30,7 +31,7 @@ def _spelt_out(value: Any) -> Any:
 
 
 HopCodec = Annotated[
-    Annotated[Exact | Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK, Field(discriminator="codec")],
+    Annotated[Exact | Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK | Threshold, Field(discriminator="codec")],
     BeforeValidator(_spelt_out),
 ]
 Communication = Mapping[str, HopCodec]
@@ -65,6 +66,11 @@ class Codecs:
         """Whether the senders of a hop keep what their messages left out, and add it to the next."""
         codec = self.at(hop)
         return isinstance(codec, LossyCodec) and codec.error_feedback
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all sizes are known before anything is sent."""
+        return all(codec.fixed for codec in self.by_hop.values())
 
     def describe(self) -> str:
         """For people; empty for float32 everywhere."""
@@ -124,10 +130,10 @@ def require_fit(communication: Communication, topology: Topology, strategy: Stra
                 found=own.codec,
                 remedy=f"sparse codecs are for {topology.from_client}, where updates travel",
             )
-        if own.error_feedback and not up:
+        if own.error_feedback and (own.of_weights or not up):
             raise ConfigError(
                 f"{key}.error_feedback",
-                expected=f"false: it corrects updates, which travel over {topology.from_client}",
+                expected=f"false: it corrects updates, which travel over {topology.from_client} with other codecs than threshold",
                 found="true",
                 remedy="leave it out there",
             )

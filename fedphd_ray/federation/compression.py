@@ -1,15 +1,13 @@
-"""Codecs that lose something. Each is a true round trip: the receiver has what was written, and the ledger the buffer's length.
+"""Codecs that write every value with fewer bits. Each is a true round trip: the receiver has what was written, and the ledger
+the buffer's length.
 
-Quantisation follows QSGD and FedDM-quant (affine levels, stochastic rounding keyed by the seed); sparsification, top-k and
-random-k, and error feedback, which is the link's (`Link.send`), follow Stich et al. 2018.
+Quantisation follows QSGD and FedDM-quant: affine levels, stochastic rounding keyed by the seed.
 """
 
-import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal, sealed
@@ -27,10 +25,14 @@ class LossyCodec(Section):
 
     Attributes:
         sparse: most values do not travel at all, so that only differences can be sent.
+        of_weights: it writes what a client has trained, and not how that differs from what it received.
+        fixed: sizes follow from the number of values; else that gives the most they can be.
     """
 
     exact: ClassVar[bool] = False
     sparse: ClassVar[bool] = False
+    of_weights: ClassVar[bool] = False
+    fixed: ClassVar[bool] = True
 
     error_feedback: bool = False
 
@@ -170,81 +172,3 @@ class Int4(Affine):
 
     bits: ClassVar[int] = 4
     codec: Literal["int4"]
-
-
-class Sparse(LossyCodec):
-    """Some values as they are, and nothing of the others.
-
-    Attributes:
-        share: of the values that travel; one at least.
-    """
-
-    sparse: ClassVar[bool] = True
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-
-    def num_kept(self, num_values: int) -> int:
-        """Values that travel."""
-        return min(num_values, max(1, math.ceil(self.share * num_values)))
-
-
-class TopK(Sparse):
-    """The largest by magnitude; of those that are equally large, the first. Places are whole numbers or a bitmap, by size."""
-
-    codec: Literal["top_k"]
-    name: ClassVar[str] = "top_k"
-
-    def num_bytes(self, num_values: int) -> int:
-        """Four for each value, and the places."""
-        kept = self.num_kept(num_values)
-        return 4 * kept + min(4 * kept, -(-num_values // 8)) + CHECKSUM_BYTES
-
-    def encode(self, values: Tensor, noise: Noise) -> Buffer:
-        """The values in the order of their places."""
-        num, kept = values.numel(), self.num_kept(values.numel())
-        if not num:
-            return sealed(np.empty(0, np.uint8))
-        sizes = values.abs()
-        border = torch.kthvalue(sizes, num - kept + 1).values
-        chosen = sizes > border
-        ties = torch.nonzero(sizes == border).flatten()[: kept - int(chosen.sum())]
-        chosen[ties] = True
-        places = torch.nonzero(chosen).flatten()
-        wide = 4 * kept <= -(-num // 8)
-        where = places.to(torch.int32).numpy().view(np.uint8) if wide else np.packbits(chosen.numpy())
-        return sealed(where, values[places].numpy().view(np.uint8))
-
-    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
-        """Zero where nothing came."""
-        body, kept = opened(data, self.num_bytes(num_values), self.name), self.num_kept(num_values)
-        values = torch.zeros(num_values)
-        if num_values:
-            where, own = body[: -4 * kept], body[-4 * kept :].view(np.float32)
-            wide = 4 * kept <= -(-num_values // 8)
-            places = where.view(np.int32) if wide else np.flatnonzero(np.unpackbits(where, count=num_values))
-            values[torch.from_numpy(places.astype(np.int64))] = torch.from_numpy(own.copy())
-        return values
-
-
-class RandomK(Sparse):
-    """Values at places that both ends draw from the seed, round and sender: no place travels."""
-
-    codec: Literal["random_k"]
-    name: ClassVar[str] = "random_k"
-
-    def num_bytes(self, num_values: int) -> int:
-        """Four for each value."""
-        return 4 * self.num_kept(num_values) + CHECKSUM_BYTES
-
-    def encode(self, values: Tensor, noise: Noise) -> Buffer:
-        """In the order in which places are drawn."""
-        return sealed(values[self._places(values.numel(), noise)].numpy().view(np.uint8))
-
-    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
-        """Zero where nothing came."""
-        body = opened(data, self.num_bytes(num_values), self.name)
-        values = torch.zeros(num_values)
-        values[self._places(num_values, noise)] = torch.from_numpy(body.view(np.float32).copy())
-        return values
-
-    def _places(self, num_values: int, noise: Noise) -> Tensor:
-        return torch.randperm(num_values, generator=noise(1))[: self.num_kept(num_values)]

@@ -176,14 +176,17 @@ class Link:
                 added to the model that is sent, and what is left out now is in the delivery (Stich et al. 2018).
         """
         contents: dict[Kind, Content] = {}
+        rows = []
         for kind, content in message.items():
-            arrived, left = self._arrived(content, residual if kind == Kind.MODEL else None)
+            arrived, left, num_bytes = self._arrived(content, residual if kind == Kind.MODEL else None)
             contents[kind] = arrived
             residual = left if kind == Kind.MODEL else residual
-        return Delivery(contents, self.rows(message), residual)
+            row = self._row(kind, content)
+            rows.append(row if num_bytes is None else row._replace(num_bytes=num_bytes))
+        return Delivery(contents, rows, residual)
 
     def rows(self, message: Message) -> list[Transfer]:
-        """What sending a message costs, without doing it."""
+        """What sending a message costs, without doing it; the most it can, where that depends on the values."""
         return [self._row(kind, content) for kind, content in message.items()]
 
     def _row(self, kind: Kind, content: Content) -> Transfer:
@@ -212,25 +215,28 @@ class Link:
             case Marks():
                 return "bitmap", -(-content.num_values // 8)
 
-    def _arrived(self, content: Content, residual: Tensor | None) -> tuple[Content, Tensor | None]:
-        """What the receiver holds, and what is left out."""
+    def _arrived(self, content: Content, residual: Tensor | None) -> tuple[Content, Tensor | None, int | None]:
+        """What the receiver holds, what is left out, and how many bytes it was, where a codec wrote them."""
         if not isinstance(content, Parameters) or self.codec.exact:
-            return content, residual
-        values, vector = content.values, content.vector.clone()
+            return content, residual, None
+        values, codec = content.values, self.codec
+        start = values.initial if isinstance(values, Update) and codec.of_weights else None
+        vector = values.trained.clone() if isinstance(values, Update) and start is not None else content.vector.clone()
         sent = torch.cat([vector[piece] for piece in content.slices])
         if residual is not None:
             sent += torch.cat([residual[piece] for piece in content.slices])
             residual = residual.clone()
-        data = self.codec.encode(sent.cpu(), self.noise)
-        assert data.nbytes == self.codec.num_bytes(sent.numel()), "the ledger has the buffer's length"
-        arrived = self.codec.decode(data, sent.numel(), self.noise).to(sent.device)
+        data = codec.encode(sent.cpu(), self.noise)
+        most = codec.num_bytes(sent.numel())
+        assert data.nbytes == most or (not codec.fixed and data.nbytes < most), "the ledger has the buffer's length"
+        arrived = codec.decode(data, sent.numel(), self.noise).to(sent.device)
         lengths = [_length(place) for place in content.slices]
         for place, piece, left in zip(content.slices, arrived.split(lengths), (sent - arrived).split(lengths), strict=True):
             vector[place] = piece
             if residual is not None:
                 residual[place] = left
-        received = Update(vector, None, values.slices) if isinstance(values, Update) else vector
-        return Parameters(received, content.slices, content.version), residual
+        received = Update(vector, start, values.slices) if isinstance(values, Update) else vector
+        return Parameters(received, content.slices, content.version), residual, data.nbytes
 
 
 def _length(piece: slice) -> int:

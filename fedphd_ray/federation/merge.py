@@ -107,8 +107,9 @@ def send_up(
     order: MergeOrder, payloads: Sequence[Payload], strategy: Strategy, topology: Topology, codecs: Codecs
 ) -> tuple[list[Payload], list[Transfer]]:
     """What the children hold, as it reaches the node. In a flat federation that is the cloud's own, and nothing is sent."""
+    payloads = [_to_send(order, payload, strategy) for payload in payloads]
     if topology.flat:
-        return list(payloads), []
+        return payloads, []
     arrived, rows = [], []
     for position, payload in enumerate(payloads):
         delivery = _link(order, position, topology, codecs).send(_message(order, position, payload, strategy))
@@ -116,6 +117,15 @@ def send_up(
         arrived.append(replace(payload, vector=as_numpy(delivery.model), beside=beside))
         rows += delivery.rows
     return arrived, rows
+
+
+def _to_send(order: MergeOrder, payload: Payload, strategy: Strategy) -> Payload:
+    """A child's payload as it leaves the child: an aggregator of clients may send something else than its model."""
+    if order.level or not strategy.nodes_keep:
+        return payload
+    kept = {name: as_tensor(own) for name, own in payload.beside.items() if name in strategy.nodes_keep}
+    beside = {name: own for name, own in payload.beside.items() if name not in kept}
+    return replace(payload, vector=as_numpy(strategy.edge_sends(as_tensor(payload.vector), kept)), beside=beside)
 
 
 def sent_up_in_vain(

@@ -177,7 +177,8 @@ class Schedule:
             workload: what the round will ask of its clients, where some train less than all; here nothing else matters of it.
         """
         there = self.participation.active(memory, population.num_clients)
-        return self.drawn(round, strategy, population, edges, self.cohort_size, there, memory, workload)
+        num = self.participation.wanted(self.cohort_size, memory, population.num_clients)
+        return self.drawn(round, strategy, population, edges, num, there, memory, workload)
 
     def drawn(
         self,

@@ -114,17 +114,19 @@ class SynchronousSchedule(SimulatedSchedule[Synchronous]):
         """See `Schedule.plan`."""
         assert workload is not None, "times follow from sizes"
         clock = Clock(self.devices, self.topology, memory.get(CLOCK))
-        num = self.policy.asks(self.cohort_size)
-        drawn = self.drawn(round, strategy, population, edges, num, self.there(round, workload, memory), memory, workload)
+        wanted = self.participation.wanted(self.cohort_size, memory, population.num_clients)
+        drawn = self.drawn(
+            round, strategy, population, edges, self.policy.asks(wanted), self.there(round, workload, memory), memory, workload
+        )
         if drawn.edge_of:
             clock.hand_down(workload)
             drawn = replace(drawn, steps=self.policy.shares(list(drawn.edge_of), lambda: self.parts_of(workload)))
-        flights = self._fly(drawn, workload, clock)
+        flights = self._fly(drawn, workload, clock, wanted)
         used = {flight.client: flight.edge for flight in flights if not flight.fate}
         plan = replace(drawn, aggregations=tuple(self.aggregations(round, used)), flights=flights)
         return self.closed(plan, workload, clock)
 
-    def _fly(self, plan: RoundPlan, workload: Workload, clock: Clock) -> tuple[Flight, ...]:
+    def _fly(self, plan: RoundPlan, workload: Workload, clock: Clock, wanted: int) -> tuple[Flight, ...]:
         """Everybody to his end, and then, where the policy ends a round before that, until then."""
         begins = {edge: clock.edge(edge) for edge in plan.edge_of.values()}
 
@@ -134,7 +136,7 @@ class SynchronousSchedule(SimulatedSchedule[Synchronous]):
         if not begins:
             return ()
         done = _finished(self._simulation(), jobs())
-        settled = self.policy.settle(done, begins, self.cohort_size)
+        settled = self.policy.settle(done, begins, wanted)
         clock.ends(settled.ends)
         if any(job.since > settled.ends[job.edge] for job in done):
             done = _finished(self._simulation(), jobs(), settled.ends)

@@ -50,7 +50,7 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
     if forecast.pruned != forecast.dense:
         network.add_row("prunable channels", "", "", text.percent(forecast.effective_ratio))
     console.print(network)
-    console.print(_traffic(forecast.bytes_by_hop, f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations"))
+    console.print(_traffic(forecast.bytes_by_hop, _traffic_of(forecast)))
     console.print(f"saving at the cloud against flat FedAvg: {text.percent(forecast.cloud_saving)}", highlight=False)
     if (edges := forecast.edges) is not None:
         console.print(
@@ -66,6 +66,11 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
     console.print(f"delivered model: {stock}", highlight=False, markup=False)
     console.print(f"placement on this machine: {placement}", highlight=False)
+
+
+def _traffic_of(forecast: Forecast) -> str:
+    most = "" if forecast.exact else ", at most: sizes depend on the values"
+    return f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations{most}"
 
 
 def _submodels(narrowing: Narrowing, title: str) -> Table:
@@ -93,6 +98,8 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
     if summary.fid is not None and summary.fid_untrained is not None:
         ratio = summary.fid_untrained / summary.fid if summary.fid else float("inf")
         table.add_row("FID (untrained, final)", f"{summary.fid_untrained:.3f}", f"{summary.fid:.3f}", f"{ratio:.1f} times lower")
+    if summary.personal_fid is not None:
+        table.add_row("FID of clients' own models", "", f"{summary.personal_fid:.3f}", "against the client's own images")
     dense = Network(summary.params_dense, summary.macs_dense)
     final = Network(summary.params_final, summary.macs_final)
     for label, before, after in _sizes(dense, final):

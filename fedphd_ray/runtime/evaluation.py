@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.dataset import ImageDataset
@@ -18,6 +19,7 @@ from fedphd_ray.diffusion.features import load_feature_network
 from fedphd_ray.diffusion.labels import in_proportion
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
+from fedphd_ray.population import ClientRows
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.workers.backend import Backend, Handle
 from fedphd_ray.runtime.workers.client_host import SampleChunk
@@ -61,9 +63,13 @@ class Evaluator:
         dataset: all training images; their statistics are the reference.
         config: how many samples and steps.
         conditional: whether the models are told labels. They are asked for classes as often as the data has them.
+        client_rows: whose the images are; needed where clients have models of their own.
     """
 
-    def __init__(self, dataset: ImageDataset, config: EvaluationConfig, *, conditional: bool = False) -> None:
+    def __init__(
+        self, dataset: ImageDataset, config: EvaluationConfig, *, conditional: bool = False, client_rows: ClientRows | None = None
+    ) -> None:
+        self._client_rows, self._own_meters = client_rows, dict[int, QualityMeter]()
         self._dataset = dataset
         self._config = config
         self._labels = in_proportion(dataset.class_counts, config.num_samples) if conditional else None
@@ -81,14 +87,42 @@ class Evaluator:
             round: keys the noise; every model is given the same.
             picture: where the grid goes; None for nowhere.
         """
-        chunks = [
-            self._chunk(round, *piece) for piece in enumerate(chunk_sizes(self._config.num_samples, self._config.chunk_size))
-        ]
-        drawn = [torch.from_numpy(backend.sample(model, chunks)) for model in models]
+        drawn = [self._drawn(backend, model, round) for model in models]
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             save_grid(torch.cat([images[: GRID_IMAGES // len(drawn)] for images in drawn]), picture, columns=10)
         return mean_report([self._meter.evaluate(images, self._config.steps, self._labels) for images in drawn])
+
+    def evaluate_own(self, backend: Backend, models: Mapping[int, Handle], round: int, whole: QualityReport) -> QualityReport:
+        """The figures of the cloud's model, with those of clients' own models, each against the client's own images.
+
+        Args:
+            backend: see `evaluate`.
+            models: client -> its model.
+            round: see `evaluate`.
+            whole: of the cloud's model.
+        """
+        reports = []
+        for client, model in models.items():
+            if (meter := self._own_meter(client)) is not None:
+                reports.append(meter.evaluate(self._drawn(backend, model, round), self._config.steps, self._labels))
+        if not reports:
+            return whole
+        mean = mean_report(reports)
+        return replace(whole, personal_fid=mean.fid, personal_kid=mean.kid)
+
+    def _drawn(self, backend: Backend, model: Handle, round: int) -> Tensor:
+        sizes = chunk_sizes(self._config.num_samples, self._config.chunk_size)
+        return torch.from_numpy(backend.sample(model, [self._chunk(round, *piece) for piece in enumerate(sizes)]))
+
+    def _own_meter(self, client: int) -> QualityMeter | None:
+        """What judges a client's model; None for a client with a single image, which has no spread."""
+        assert self._client_rows is not None
+        rows, data = self._client_rows[client], self._dataset
+        if client not in self._own_meters and len(rows) > 1:
+            own = replace(data, images=data.images[rows], labels=data.labels[rows], owners=None)
+            self._own_meters[client] = quality_meter(own, data, self._config.features)
+        return self._own_meters.get(client)
 
     def _chunk(self, round: int, index: int, size: int) -> SampleChunk:
         config, start = self._config, index * self._config.chunk_size

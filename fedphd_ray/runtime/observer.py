@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
-from fedphd_ray.strategies.base import KEPT_PARTS
+from fedphd_ray.strategies.base import KEPT_PARTS, PERSONAL
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class Observer:
         quality = None
         if self._evaluator is not None and experiment.evaluation.due(state.round, last):
             picture = self._directory and self._directory / "samples" / f"round-{state.round:06d}.png"
-            models = [self._backend.put(model) for model in delivered_models(experiment, self._backend, state).values()]
-            quality = self._evaluator.evaluate(self._backend, models, state.round, picture)
+            quality = self._judge(self._evaluator, state, picture)
             self._reporter.on_event(Judged(state.round, quality))
         if trace is not None:
             flat = experiment.topology.flat
@@ -128,6 +127,15 @@ class Observer:
             self._reporter.on_event(Saved(state.round))
         if state.round == last:
             self._reporter.on_event(Ended(state.round))
+
+    def _judge(self, evaluator: Evaluator, state: RunState, picture: Path | None) -> QualityReport:
+        """Figures of the cloud's model, or the mean of clients' own where it has none; and both where there are both."""
+        backend = self._backend
+        models = {client: backend.put(model) for client, model in delivered_models(self._experiment, backend, state).items()}
+        judged = [models[None]] if None in models else list(models.values())
+        quality = evaluator.evaluate(backend, judged, state.round, picture)
+        own = {client: model for client, model in models.items() if client is not None}
+        return evaluator.evaluate_own(backend, own, state.round, quality) if None in models and own else quality
 
     def _tell(self, state: RunState, trace: RoundTrace, moved: Mapping[str, int], quality: QualityReport | None) -> None:
         """Everything that was in a round, and then the round."""
@@ -147,10 +155,14 @@ class Observer:
 
 
 def delivered_models(experiment: Experiment, backend: Backend, state: RunState) -> dict[int | None, Payload]:
-    """What a user gets: one model (of client None), or some clients' own where the cloud has no whole one."""
+    """What a user gets: one model (of client None), some clients' own where the cloud has no whole one, or both."""
     strategy, model = experiment.strategy, state.delivered
-    if not strategy.keeps_parts_private or not state.client_states:
+    personal, private = strategy.keeps_personal_models, strategy.keeps_parts_private
+    if not (personal or private) or not state.client_states:
         return {None: model}
     chosen = spread(sorted(state.client_states), experiment.evaluation.num_clients)
-    kept = {client: backend.get_state(state.client_states[client]).vectors[KEPT_PARTS] for client in chosen}
-    return dict(client_models(model, strategy.parts(model.layout), kept).items())
+    kept = {client: backend.get_state(state.client_states[client]).vectors for client in chosen}
+    if personal:
+        return {None: model, **{client: replace(model, vector=own[PERSONAL]) for client, own in kept.items()}}
+    parts = {client: own[KEPT_PARTS] for client, own in kept.items()}
+    return dict(client_models(model, strategy.parts(model.layout), parts).items())

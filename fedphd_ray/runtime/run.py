@@ -194,9 +194,8 @@ def _rounds(
     restart: bool,
 ) -> RunState:
     """All rounds; where a lost node took models with it, again from the last checkpoint, to the bits of a run without losses."""
-    conditional = experiment.spec.num_classes is not None
-    judges = experiment.evaluation.every > 0
-    evaluator = Evaluator(experiment.dataset, experiment.evaluation, conditional=conditional) if judges else None
+    config, conditional = experiment.evaluation, experiment.spec.num_classes is not None
+    evaluator = Evaluator(experiment.dataset, config, conditional=conditional, client_rows=experiment.client_rows)
     rollbacks, allowed = 0, experiment.failures.max_rollbacks
     while True:
         try:
@@ -206,7 +205,7 @@ def _rounds(
                 ledger=books.ledger,
                 reporter=Reporters(books.metrics, *reporters),
                 checkpoints=books.checkpoints,
-                evaluator=evaluator,
+                evaluator=evaluator if config.every else None,
                 clients=books.clients,
                 directory=directory,
             ) as observer:

@@ -64,6 +64,8 @@ class Summary:
     quality_sha256: str
     precision: str = "float32"
     sim_seconds: float = 0.0
+    personal_fid: float | None = None
+    personal_kid: float | None = None
     began: str = ""
     ended: str = ""
     command: str = ""
@@ -175,6 +177,8 @@ def summarise(
         quality_sha256=quality.sha256,
         precision=experiment.local.precision,
         sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in lines), default=0.0),
+        personal_fid=_figure(last.get("personal_fid")),
+        personal_kid=_figure(last.get("personal_kid")),
         began=began,
         ended=utc_now(),
         command=command_line(),

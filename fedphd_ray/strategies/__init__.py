@@ -13,10 +13,23 @@ from fedphd_ray.strategies.fedphd import FedPhD
 from fedphd_ray.strategies.fedprox import FedProx
 from fedphd_ray.strategies.moon import Moon
 from fedphd_ray.strategies.scaffold import Scaffold
+from fedphd_ray.strategies.sfedhp import SFedHP
 
 AnyStrategy = Annotated[
-    FedPhD | FedAvg | FedProx | Scaffold | Moon | FedDiffuse | FedDyn | FedNova,
+    FedPhD | FedAvg | FedProx | Scaffold | Moon | FedDiffuse | FedDyn | FedNova | SFedHP,
     Field(discriminator="name"),
 ]
 
-__all__ = ["AnyStrategy", "FedAvg", "FedDiffuse", "FedDyn", "FedNova", "FedPhD", "FedProx", "Moon", "Scaffold", "Strategy"]
+__all__ = [
+    "AnyStrategy",
+    "FedAvg",
+    "FedDiffuse",
+    "FedDyn",
+    "FedNova",
+    "FedPhD",
+    "FedProx",
+    "Moon",
+    "SFedHP",
+    "Scaffold",
+    "Strategy",
+]

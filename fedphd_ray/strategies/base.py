@@ -23,6 +23,8 @@ from fedphd_ray.tensors import Layout
 
 KEPT_PARTS = "private"
 """Name under which a client keeps its private parts, for methods with `keeps_parts_private`: zero everywhere else."""
+PERSONAL = "personal"
+"""Name under which a client keeps a model of its own, for methods with `keeps_personal_models`."""
 
 
 class Loss(Protocol):
@@ -128,6 +130,9 @@ class Strategy(Section):
             ledger. A method that does not use them must not be given them.
         server_sends: names of the server's vectors that go to every client of a round.
         clients_send: names of what each of them sends beside its update (`LocalEnd.beside`).
+        nodes_keep: names of the vectors that an aggregator of clients keeps beside its model, from round to round until it sends
+            that up (`edge_step`).
+        keeps_personal_models: clients keep a whole model of their own, which is judged and delivered beside the cloud's.
         looks_inside: its loss hooks into the network, which can therefore not be compiled.
         flat_only: the server steps after every round, so that there can be no edges.
     """
@@ -135,13 +140,15 @@ class Strategy(Section):
     shares_label_statistics: ClassVar[bool] = False
     server_sends: ClassVar[tuple[Kind, ...]] = ()
     clients_send: ClassVar[tuple[Kind, ...]] = ()
+    nodes_keep: ClassVar[tuple[Kind, ...]] = ()
+    keeps_personal_models: ClassVar[bool] = False
     looks_inside: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
 
     @property
     def keeps_state(self) -> bool:
         """Whether clients keep something between rounds (`LocalEnd.kept`)."""
-        return self.keeps_parts_private
+        return self.keeps_parts_private or self.keeps_personal_models
 
     @property
     def keeps_parts_private(self) -> bool:
@@ -173,6 +180,20 @@ class Strategy(Section):
     def step_scale(self, num_samples: Sequence[int], num_steps: Sequence[int]) -> float:
         """Factor on the weighted mean of the updates, from n_i and local steps of those that take part. Default: 1."""
         return 1.0
+
+    def edge_step(self, base: Tensor, mean: Tensor, kept: Mapping[Kind, Tensor]) -> tuple[Tensor, dict[Kind, Tensor]]:
+        """What an aggregator of clients holds after a round, and keeps beside it. Default: the mean of its clients' models.
+
+        Args:
+            base: its model before [num_params].
+            mean: of its clients' models [num_params].
+            kept: what it has kept by names (`nodes_keep`); nothing in the first round since it was given its model.
+        """
+        return mean, {}
+
+    def edge_sends(self, model: Tensor, kept: Mapping[Kind, Tensor]) -> Tensor:
+        """What it sends up as its model, when its period is full. Default: its model."""
+        return model
 
     def edge_weights(self, edges: Sequence[EdgeStatistics], population: Population) -> NDArray[np.float64]:
         """Weight of each edge's model at the cloud [num_edges], summing to 1. Default: images since the last synchronisation.

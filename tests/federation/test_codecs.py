@@ -12,8 +12,9 @@ from fedphd_ray.config import parse_config
 from fedphd_ray.errors import CodecError, ConfigError
 from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.communication import Codecs, MessageNoise
-from fedphd_ray.federation.compression import BLOCK, Affine, Bfloat16, Float16, Int4, Int8, LossyCodec, RandomK, Sparse, TopK
+from fedphd_ray.federation.compression import BLOCK, Affine, Bfloat16, Float16, Int4, Int8, LossyCodec
 from fedphd_ray.federation.links import Link, Parameters
+from fedphd_ray.federation.sparsification import RandomK, Sparse, TopK
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind
 from fedphd_ray.topology import Hop

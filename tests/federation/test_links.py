@@ -30,6 +30,8 @@ def halving() -> Codec:
     class Halving:
         name = "half"
         exact = False
+        of_weights = False
+        fixed = True
 
         def num_bytes(self, num_values: int) -> int:
             return 2 * num_values

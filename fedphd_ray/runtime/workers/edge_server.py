@@ -63,15 +63,19 @@ class EdgeServer:
         weights = [math.fsum(column) for column in zip(*folded.weights, strict=True)] or [0.0] * len(parts)
         down = [name for name in strategy.server_sends if name in payload.beside and name not in strategy.clients_send]
         beside = {name: payload.beside[name] for name in down} | dict(folded.totals)
+        kept = {name: payload.beside[name] for name in strategy.nodes_keep if name in payload.beside}
         total = beside.pop(Kind.MODEL, None)
         if total is not None:
             used = [report for report in folded.reports if not report.failure]
             scale = strategy.step_scale([report.num_samples for report in used], [report.num_steps for report in used])
             coverage = as_tensor(beside[Kind.COVERAGE]) if Kind.COVERAGE in beside else None
-            vector = as_numpy(apply_update(as_tensor(vector), as_tensor(total), parts, weights, scale, coverage))
+            base, before = as_tensor(vector), {name: as_tensor(own) for name, own in kept.items()}
+            mean = apply_update(base, as_tensor(total), parts, weights, scale, coverage)
+            model, left = strategy.edge_step(base, mean, before)
+            vector, kept = as_numpy(model), {name: as_numpy(own) for name, own in left.items()}
         if not fresh and Kind.COVERAGE in payload.beside:
             beside |= fold_by_name([{Kind.COVERAGE: payload.beside[Kind.COVERAGE]}, beside], [1, 1])
-        after = Payload(vector, payload.layout, payload.version, beside)
+        after = Payload(vector, payload.layout, payload.version, beside | kept)
         own_seconds = time.perf_counter() - began
         report = EdgeReport(
             edge=edge,
