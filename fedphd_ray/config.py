@@ -229,6 +229,13 @@ class Config(Section):
                 found=own.assignment.name,
                 remedy="for example devices: {preset: phones}",
             )
+        if own.assignment.every_round and isinstance(self.schedule.policy, Buffered):
+            raise ConfigError(
+                "submodels.assignment",
+                expected="a rule that goes without rounds, where schedule.policy is buffered",
+                found=own.assignment.name,
+                remedy="take another policy, or assignment: {name: memory}",
+            )
         if own.scheme == "rolling" and self.strategy.keeps_state:
             raise ConfigError(
                 "submodels.scheme",

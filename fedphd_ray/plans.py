@@ -95,6 +95,7 @@ class RoundPlan:
             used have no contribution and are not trained.
         steps: client -> share of its local steps that it takes; a client not in it takes all.
         slices: client -> what it trains of the network; a client not in it trains all of it.
+        upload_rates: client -> rate in bit/s at which it sends in this round; a client not in it sends as its device does.
         chances: client -> probability with which its edge was drawn; a client not in it had no other.
         memory: what the plans that follow remember of this one.
         sim_seconds: the simulated time at the end of the round.
@@ -108,6 +109,7 @@ class RoundPlan:
     flights: tuple[Flight, ...] = ()
     steps: dict[int, float] = field(default_factory=dict)
     slices: dict[int, Slice] = field(default_factory=dict)
+    upload_rates: dict[int, float] = field(default_factory=dict)
     chances: dict[int, float] = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
     sim_seconds: float = 0.0
@@ -116,6 +118,10 @@ class RoundPlan:
     def asked(self) -> tuple[int, ...]:
         """Everybody who has been sent something for this round."""
         return tuple(self.edge_of) if not self.flights else tuple(flight.client for flight in self.flights)
+
+    def width(self, client: int) -> float:
+        """Share of the channels that a client trains."""
+        return self.slices[client].width if client in self.slices else 1.0
 
     @cached_property
     def edge_of(self) -> dict[int, int]:

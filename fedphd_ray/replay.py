@@ -173,10 +173,10 @@ class Replay:
         self._add(topology.to_client, len(plan.asked) * len(topology.aggregators), statistics(self._counts))
         for row in lost_rows(plan, workload) if plan.flights else ():
             self._bytes[row.hop] += row.num_bytes
-        downloads = Counter((client in self._with_state, client in self._owed, workload.width(client)) for client in cohort)
+        downloads = Counter((client in self._with_state, client in self._owed, plan.width(client)) for client in cohort)
         for (known, owed, width), times in downloads.items():
             self._add(topology.to_client, times, workload.held_at(width).to_client(known=known, owed=owed))
-        uploads = Counter((workload.width(client), plan.reported_parts.get(client)) for client in cohort)
+        uploads = Counter((plan.width(client), plan.reported_parts.get(client)) for client in cohort)
         for (width, names), times in uploads.items():
             self._add(topology.from_client, times, workload.up(width, names))
         self._owed -= set(cohort)

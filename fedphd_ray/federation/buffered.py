@@ -49,7 +49,7 @@ class BufferedSchedule(SimulatedSchedule[Buffered]):
             plan,
             aggregations=(*used, *above),
             flights=flights,
-            slices=workload.slices([one.sender for one in contributions], round),
+            slices=workload.slices(sorted({flight.client for flight in flights}), round),
             chances=floor.chances(),
             memory=floor.remembered(),
         )
@@ -162,7 +162,7 @@ class _Floor:
         self._hand_down()
         for client, (edge, chance) in zip(cohort, chosen, strict=True):
             starts = max(self._now, self.clock.edge(edge))
-            job = schedule.job(client, edge, self._plan, self._workload, starts)
+            job = schedule.job(client, edge, self._plan, self._workload, starts, self._workload.width(client))
             self._simulation.start(replace(job, age=int(self._counts[edge]), chance=chance))
 
     def _hand_down(self) -> None:

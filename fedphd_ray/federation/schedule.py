@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Self
@@ -17,7 +18,7 @@ from fedphd_ray.federation.sampling import Draw, Sampling, UniformSampling
 from fedphd_ray.federation.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
-from fedphd_ray.records import ClientReport, EdgeStatistics
+from fedphd_ray.records import ClientReport, EdgeStatistics, Slice
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
@@ -129,6 +130,15 @@ class HierarchyConfig(Section):
         return Topology((Tier("edge", self.num_edges, self.cloud_period),) if self.num_edges else ())
 
 
+@dataclass(frozen=True)
+class Given:
+    """Clients of a round that are asked after all, with their edges; what they train, and how fast they send."""
+
+    edge_of: Mapping[int, int]
+    slices: dict[int, Slice]
+    upload_rates: dict[int, float] = field(default_factory=dict)
+
+
 class Schedule:
     """Plans rounds 1, 2, ..., `rounds`. The cloud aggregates when the period is full, before pruning, and after the last round.
 
@@ -194,15 +204,16 @@ class Schedule:
         """A plan in which everybody is in who was drawn: so many of those who can be asked, or all of them."""
         cohort = self.cohort((round,), num, there, population, memory, workload)
         choices = self.edges_for(cohort, strategy, population, edges, (round,))
-        edge_of = {client: choice.edge for client, choice in zip(cohort, choices, strict=True)}
+        given = self.given({client: choice.edge for client, choice in zip(cohort, choices, strict=True)}, round, workload)
         parts_rng = numpy_rng(self.seed, Purpose.REPORTED_PARTS, round)
         return RoundPlan(
             round=round,
-            aggregations=tuple(self.aggregations(round, edge_of)),
+            aggregations=tuple(self.aggregations(round, given.edge_of)),
             block_size=self.block_size,
             prunes=round in self.prune_rounds,
-            reported_parts=strategy.reported_parts(cohort, parts_rng),
-            slices={} if workload is None else workload.slices(cohort, round),
+            reported_parts=strategy.reported_parts(list(given.edge_of), parts_rng),
+            slices=given.slices,
+            upload_rates=given.upload_rates,
             chances={client: one.probability for client, one in zip(cohort, choices, strict=True) if one.probability < 1},
         )
 
@@ -226,6 +237,10 @@ class Schedule:
             rng=numpy_rng(self.seed, Purpose.COHORT, *key),
         )
         return sorted(int(client) for client in self.sampler.draw(draw))
+
+    def given(self, edge_of: Mapping[int, int], round: int, workload: Workload | None) -> "Given":
+        """What the clients of a round train, from the edges that they chose."""
+        return Given(edge_of, {} if workload is None else workload.slices(list(edge_of), round))
 
     def seconds(self, workload: Workload | None) -> NDArray[np.float64] | None:
         """What each client would take for a round; None where nobody knows."""

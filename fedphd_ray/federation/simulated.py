@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.devices.simulation import Job, Simulation
+from fedphd_ray.federation.assignments import Crowd
 from fedphd_ray.federation.clock import Clock
 from fedphd_ray.federation.policies import Synchronous
-from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.federation.workload import Workload
+from fedphd_ray.federation.schedule import Given, HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.workload import Narrowing, Workload
 from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics
@@ -71,7 +72,37 @@ class SimulatedSchedule(Schedule, Generic[P]):
         active = self.participation.active(memory, len(fits))
         return self.devices.present(round, len(self.topology.aggregators)) & fits & active
 
-    def job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float) -> Job:
+    def given(self, edge_of: Mapping[int, int], round: int, workload: Workload | None) -> Given:
+        """See `Schedule.given`; where widths are assigned anew, by the clients of each edge."""
+        narrowing = None if workload is None else workload.narrowing
+        if workload is None or narrowing is None or not narrowing.submodels.assignment.every_round:
+            return super().given(edge_of, round, workload)
+        widths, rates = np.array(narrowing.widths), dict[int, float]()
+        for edge in sorted(set(edge_of.values())):
+            clients = np.array([client for client, chosen in edge_of.items() if chosen == edge])
+            crowd = self._crowd(clients, edge, workload, narrowing)
+            own, sending = narrowing.submodels.assignment.share(crowd, narrowing.candidates)
+            widths[clients] = own
+            rates |= dict(zip(clients.tolist(), sending.tolist(), strict=True))
+        left = {client: edge for client, edge in edge_of.items() if widths[client] > 0}
+        slices = narrowing.submodels.slices(widths, list(left), round)
+        return Given(left, slices, {client: rates[client] for client in left})
+
+    def _crowd(self, clients: NDArray[np.int64], edge: int, workload: Workload, narrowing: Narrowing) -> Crowd:
+        devices, widths = self.devices, narrowing.submodels.widths
+        work = np.array([[workload.work(client, width) for width in widths] for client in clients.tolist()])
+        sent = [8.0 * workload.upload_bytes(width, None) for width in widths]
+        received = np.array([8.0 * workload.download_bytes(client, widths[0]) for client in clients.tolist()])
+        return Crowd(
+            clients=clients,
+            widest=narrowing.widths[clients],
+            compute=work / devices.speed[clients, None],
+            bits=np.broadcast_to(np.array(sent), work.shape),
+            fixed=2 * (devices.latency[clients] + devices.detour[clients, edge]) + received / devices.download[clients],
+            weight=workload.images[clients].astype(np.float64),
+        )
+
+    def job(self, client: int, edge: int, plan: RoundPlan, workload: Workload, starts: float, width: float) -> Job:
         """A client that is asked in a round."""
         devices, parts = self.devices, plan.reported_parts.get(client)
         return Job(
@@ -80,9 +111,9 @@ class SimulatedSchedule(Schedule, Generic[P]):
             version=plan.round,
             starts=starts,
             latency=float(devices.latency[client] + devices.detour[client, edge]),
-            download=(workload.download_bytes(client), float(devices.download[client])),
-            work=plan.steps.get(client, 1.0) * workload.work(client) / float(devices.speed[client]),
-            upload=(workload.upload_bytes(client, parts), float(devices.upload[client])),
+            download=(workload.download_bytes(client, width), float(devices.download[client])),
+            work=plan.steps.get(client, 1.0) * workload.work(client, width) / float(devices.speed[client]),
+            upload=(workload.upload_bytes(width, parts), plan.upload_rates.get(client, float(devices.upload[client]))),
             leaves=devices.leaves(plan.round, client),
         )
 
@@ -131,7 +162,9 @@ class SynchronousSchedule(SimulatedSchedule[Synchronous]):
         begins = {edge: clock.edge(edge) for edge in plan.edge_of.values()}
 
         def jobs() -> list[Job]:
-            return [self.job(client, edge, plan, workload, begins[edge]) for client, edge in plan.edge_of.items()]
+            return [
+                self.job(client, edge, plan, workload, begins[edge], plan.width(client)) for client, edge in plan.edge_of.items()
+            ]
 
         if not begins:
             return ()

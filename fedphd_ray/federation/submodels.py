@@ -7,101 +7,19 @@ pruned, and a norm has as many groups at every width. `slices.py` cuts, and puts
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.costs import Cost
+from fedphd_ray.federation.assignments import ByMemory, ByShare, Wireless
 from fedphd_ray.records import Slice
 from fedphd_ray.sections import Section
-from fedphd_ray.seeds import Purpose, numpy_rng
 
 Width = Annotated[float, Field(gt=0, le=1)]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What is known when widths are assigned.
-
-    Attributes:
-        widths: to choose from, the widest first.
-        costs: of the network at each of them.
-        images: that the local training of each client takes [num_clients].
-        devices: of the clients, where they are simulated.
-        seed: of the run.
-    """
-
-    widths: tuple[float, ...]
-    costs: tuple[Cost, ...]
-    images: NDArray[np.int64]
-    devices: Devices | None
-    seed: int
-
-
-class Assignment(Section):
-    """Who trains which width.
-
-    Attributes:
-        needs_devices: it goes by what devices can do, which only simulated ones say.
-    """
-
-    needs_devices: ClassVar[bool] = False
-
-    name: str
-
-    def require_fit(self, num_widths: int) -> None:
-        """Sees that it can choose from so many widths; `ConfigError` if not."""
-
-    def assign(self, candidates: Candidates) -> NDArray[np.float64]:
-        """Width of each client [num_clients]; 0 for a client that can train none, and is not asked."""
-        raise NotImplementedError
-
-
-class ByShare(Assignment):
-    """Fixed for each client, drawn once.
-
-    Attributes:
-        shares: of the clients, for each width; divided by their sum. null is the same share of each.
-    """
-
-    name: Literal["shares"] = "shares"
-    shares: tuple[Annotated[float, Field(ge=0, le=1e6)], ...] | None = None
-
-    def require_fit(self, num_widths: int) -> None:
-        """A share for each width."""
-        if self.shares is not None and (len(self.shares) != num_widths or not any(self.shares)):
-            raise ConfigError(
-                "submodels.assignment.shares",
-                expected=f"a share of the clients for each of the {num_widths} widths, one of them above 0",
-                found=", ".join(f"{share:g}" for share in self.shares),
-            )
-
-    def assign(self, candidates: Candidates) -> NDArray[np.float64]:
-        """By the seed of the run."""
-        shares = np.ones(len(candidates.widths)) if self.shares is None else np.array(self.shares)
-        rng = numpy_rng(candidates.seed, Purpose.SUBMODELS)
-        return rng.choice(np.array(candidates.widths), len(candidates.images), p=shares / shares.sum())
-
-
-class ByMemory(Assignment):
-    """The widest that a client's device can hold while it trains."""
-
-    needs_devices: ClassVar[bool] = True
-
-    name: Literal["memory"]
-
-    def assign(self, candidates: Candidates) -> NDArray[np.float64]:
-        """After a pruning everything is smaller, and clients may get a wider one."""
-        assert candidates.devices is not None
-        needed = np.array([cost.memory_bytes for cost in candidates.costs])
-        fits = candidates.devices.memory_bytes[:, None] >= needed
-        return np.where(fits.any(axis=1), np.array(candidates.widths)[fits.argmax(axis=1)], 0.0)
 
 
 class SubModels(Section):
@@ -117,7 +35,7 @@ class SubModels(Section):
 
     scheme: Literal["nested", "rolling"] = "nested"
     widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)]
-    assignment: Annotated[ByShare | ByMemory, Field(discriminator="name")] = ByShare()
+    assignment: Annotated[ByShare | ByMemory | Wireless, Field(discriminator="name")] = ByShare()
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.federation.assignments import Candidates
 from fedphd_ray.federation.communication import Codecs
 from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.links import Message
@@ -37,12 +38,14 @@ class Narrowing:
         widths: share of the channels that each client trains [num_clients]; 0 for one that can train none.
         networks: by width, but for those of width 1.
         num_slices: different slices there are: as many numbers say who has covered what.
+        candidates: what widths are assigned by.
     """
 
     submodels: SubModels
     widths: NDArray[np.float64]
     networks: Mapping[float, Narrow]
     num_slices: int
+    candidates: Candidates
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Workload:
         return {} if narrowing is None else narrowing.submodels.slices(narrowing.widths, clients, round)
 
     def width(self, client: int) -> float:
-        """Share of the channels that a client trains."""
+        """Share of the channels that a client trains, where that is the same in every round."""
         return 1.0 if self.narrowing is None else float(self.narrowing.widths[client])
 
     def held_at(self, width: float) -> Holdings:
@@ -95,9 +98,9 @@ class Workload:
         """What is asked of them."""
         return self.cost if self.narrowing is None or width == 1 else self.narrowing.networks[width].cost
 
-    def down(self, client: int) -> Message:
-        """To a client."""
-        return self.held_at(self.width(client)).to_client(known=client in self.known, owed=client in self.owed)
+    def down(self, client: int, width: float) -> Message:
+        """To a client that trains a width."""
+        return self.held_at(width).to_client(known=client in self.known, owed=client in self.owed)
 
     def up(self, width: float, parts: Sequence[str] | None) -> Message:
         """From a client of a width that reports these parts; None for all that travel."""
@@ -105,13 +108,13 @@ class Workload:
         beside = dict.fromkeys(self.strategy.clients_send, held.model)
         return upload(held.model, named(held.parts, parts), held.version, beside, self.counts)
 
-    def download_bytes(self, client: int) -> int:
+    def download_bytes(self, client: int, width: float) -> int:
         """Everything that reaches a client in a round: the model, and what every edge has seen where that is shared."""
-        return self._download(client in self.known, client in self.owed, self.width(client))
+        return self._download(client in self.known, client in self.owed, width)
 
-    def upload_bytes(self, client: int, parts: Sequence[str] | None) -> int:
+    def upload_bytes(self, width: float, parts: Sequence[str] | None) -> int:
         """What a client sends."""
-        return self._upload(self.width(client), None if parts is None else tuple(parts))
+        return self._upload(width, None if parts is None else tuple(parts))
 
     def bytes_of_all(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What each client receives and sends in a round [num_clients], if it has as much of its own as the first one."""
@@ -151,9 +154,9 @@ class Workload:
         slices = 0 if self.narrowing is None or not worked else self.narrowing.num_slices
         return {**replace(self.held, beside=beside).to_parent(self.counts), **covered(self.held.model, slices)}
 
-    def work(self, client: int) -> float:
-        """MACs of a client's local training."""
-        return float(FORWARD_AND_BACKWARD * self.cost_at(self.width(client)).macs * self.images[client])
+    def work(self, client: int, width: float) -> float:
+        """MACs of a client's local training of a width."""
+        return float(FORWARD_AND_BACKWARD * self.cost_at(width).macs * self.images[client])
 
     @property
     def work_of_all(self) -> NDArray[np.float64]:
@@ -183,11 +186,11 @@ def lost_rows(plan: RoundPlan, workload: Workload) -> list[Transfer]:
 
 
 def _lost(plan: RoundPlan, flight: Flight, workload: Workload) -> list[Transfer]:
-    topology, client = workload.topology, client_name(flight.client)
+    topology, client, width = workload.topology, client_name(flight.client), plan.width(flight.client)
     edge = topology.aggregator_name(flight.edge)
-    down = workload.codecs.link(plan.round, topology.to_client, edge, client).rows(workload.down(flight.client))
+    down = workload.codecs.link(plan.round, topology.to_client, edge, client).rows(workload.down(flight.client, width))
     up = workload.codecs.link(plan.round, topology.from_client, client, edge).rows(
-        workload.up(workload.width(flight.client), plan.reported_parts.get(flight.client))
+        workload.up(width, plan.reported_parts.get(flight.client))
     )
     return [_share(row, flight.received) for row in down] + [_share(row, flight.sent) for row in up if flight.sent > 0]
 

@@ -120,7 +120,7 @@ def sent_in_vain(experiment: Experiment, state: RunState, plan: RoundPlan, outco
         source = topology.aggregator_name(outcome.report.edge)
         for client, attempt in outcome.lost:
             link = experiment.codecs.link(plan.round, topology.to_client, source, client_name(client), attempt)
-            rows += link.rows(workload.down(client))
+            rows += link.rows(workload.down(client, plan.width(client)))
     return rows
 
 

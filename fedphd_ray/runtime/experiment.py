@@ -15,6 +15,7 @@ from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
+from fedphd_ray.federation.assignments import Candidates
 from fedphd_ray.federation.communication import EXACT, Codecs
 from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.feedback import clients_keep
@@ -25,7 +26,7 @@ from fedphd_ray.federation.prune import num_channels, shapes_at
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
 from fedphd_ray.federation.slices import narrow_layout, num_slices
-from fedphd_ray.federation.submodels import Candidates, SubModels
+from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.federation.workload import Narrow, Narrowing
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.importance import SparsityPenalty
@@ -129,7 +130,11 @@ class Experiment:
         costs = tuple(networks[width].cost if width < 1 else self.costs[version] for width in self.submodels.widths)
         candidates = Candidates(self.submodels.widths, costs, self.training_images, self.devices, self.seed)
         return Narrowing(
-            self.submodels, self.submodels.assignment.assign(candidates), networks, num_slices(spec, ratios, self.submodels)
+            self.submodels,
+            self.submodels.assignment.assign(candidates),
+            networks,
+            num_slices(spec, ratios, self.submodels),
+            candidates,
         )
 
     @property

@@ -28,10 +28,12 @@ class Load:
     holding: list[list[bool]]
     cost: Cost = field(default_factory=lambda: Cost(1, 1))
 
-    def download_bytes(self, client: int) -> float:
+    narrowing: None = None
+
+    def download_bytes(self, client: int, width: float) -> float:
         return MEGABYTE
 
-    def upload_bytes(self, client: int, parts: object) -> float:
+    def upload_bytes(self, width: float, parts: object) -> float:
         return MEGABYTE
 
     def slices(self, clients: object, round: int) -> dict[int, object]:
@@ -47,7 +49,10 @@ class Load:
     def sent_up_bytes(self, level: int) -> float:
         return MEGABYTE
 
-    def work(self, client: int) -> float:
+    def width(self, client: int) -> float:
+        return 1.0
+
+    def work(self, client: int, width: float) -> float:
         return self.seconds[client]
 
 

@@ -11,6 +11,8 @@ from federations import DEEP, FLAT, Outcome, federate, method, outcome_of, sums_
 from rich.console import Console
 
 from fedphd_ray.config import Config
+from fedphd_ray.devices.quantities import draw
+from fedphd_ray.devices.wireless import bandwidth_for
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.costs import Cost
@@ -21,7 +23,11 @@ from fedphd_ray.forecast import forecast
 from fedphd_ray.records import ClientState, Kind, LocalOrder, Slice
 from fedphd_ray.report.tables import describe, print_forecast
 from fedphd_ray.runtime.exchange import workload_of
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
 from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.tensors import Layout
 
 DENSE = {"mode": "none", "round": None}
@@ -266,9 +272,9 @@ def test_what_is_asked_of_all_is_what_is_asked_of_each() -> None:
     for client, width in enumerate(narrowing.widths.tolist()):
         cost = Cost.of(experiment.spec, narrow_layout(experiment.spec, (), width).by_name, experiment.local.images_at_once)
         size = 4 * narrow_layout(experiment.spec, (), width).num_params
-        assert down[client] == load.download_bytes(client) == size
-        assert up[client] == load.upload_bytes(client, None) == size
-        assert load.work_of_all[client] == load.work(client) == 3 * cost.macs * experiment.training_images[client]
+        assert down[client] == load.download_bytes(client, width) == size
+        assert up[client] == load.upload_bytes(width, None) == size
+        assert load.work_of_all[client] == load.work(client, width) == 3 * cost.macs * experiment.training_images[client]
         assert load.memory_of_all[client] == cost.memory_bytes
 
 
@@ -295,3 +301,91 @@ def test_plan_shows_who_trains_what() -> None:
     assert "none: too small" in told
     assert "45,702" not in told.partition("Sub-models after pruning")[0]
     assert "45,702" in told  # parameters of the pruned slice
+
+
+RADIO = {
+    "name": "wireless",
+    "deadline_seconds": 1.0,
+    "bandwidth_mhz": 10,
+    "channel_mhz": {"distribution": "log_normal", "median": 20, "sigma": 0.7},
+}
+
+
+def wireless(**changes: object) -> Config:
+    own = {"widths": [1.0, 0.75, 0.5], "assignment": RADIO | changes}
+    return method("fedavg", pruning=DENSE, devices={"preset": "phones"}, submodels=own, schedule={"rounds": 6})
+
+
+def test_clients_of_a_radio_channel_are_in_time() -> None:
+    """As wide as they can be: a client's next wider network would be late over the bandwidth that it has."""
+    config = wireless()
+    experiment, outcome = config.build(), federate(config)
+    devices, narrowing = experiment.devices, experiment.narrowings[0]
+    assert devices is not None
+    assert narrowing is not None
+    load = workload_of(experiment, federate(method("fedavg", pruning=DENSE, schedule={"rounds": 1})).state)
+    seen = Counter(own.width for plan in outcome.plans for own in plan.slices.values())
+    assert seen[0.75] > 2
+    for plan in outcome.plans:
+        for flight in plan.flights:
+            client, width = flight.client, plan.width(flight.client)
+            assert flight.ended - flight.started <= 1.0 + 1e-9
+            sending = 8 * load.upload_bytes(width, None) / plan.upload_rates[client]
+            assert flight.arrived - flight.trained == pytest.approx(sending + devices.latency[client])
+            if width < 1:
+                wider = 1.0 if width == 0.75 else 0.75
+                fixed = 2 * devices.latency[client] + 8 * load.download_bytes(client, 1.0) / devices.download[client]
+                training = load.work(client, wider) / devices.speed[client]
+                assert fixed + training + 8 * load.upload_bytes(wider, None) / plan.upload_rates[client] > 1.0
+    assert forecast(experiment).bytes_by_hop == sums_by_hop(outcome)
+
+
+def test_bandwidth_is_shared_by_the_clients_of_an_edge() -> None:
+    config = wireless()
+    experiment, outcome = config.build(), federate(config)
+    channel = 1e6 * draw(experiment.submodels.assignment.channel_mhz, numpy_rng(experiment.seed, Purpose.SUBMODELS), 6)  # type: ignore[union-attr]
+    for plan in outcome.plans:
+        for edge in (0, 1):
+            own = [client for client, chosen in plan.edge_of.items() if chosen == edge]
+            rates = np.array([plan.upload_rates[client] for client in own])
+            assert bandwidth_for(rates, channel[own]).sum() <= 10e6 * (1 + 1e-9)
+
+
+def test_who_cannot_be_in_time_is_not_asked() -> None:
+    outcome = federate(wireless(deadline_seconds=0.35))
+    asked = [len(plan.asked) for plan in outcome.plans]
+    assert min(asked) < 4
+    assert max(asked) > 0
+    nobody = federate(wireless(deadline_seconds=0.01))
+    assert not any(plan.asked for plan in nobody.plans)
+    assert not nobody.transfers
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placement", [Placement(2, False, ""), Placement(6, True, "")], ids=["pooled", "dedicated"])
+@pytest.mark.parametrize("assignment", ["wireless", "memory"])
+def test_same_bits_everywhere(assignment: str, placement: Placement, actor_pool: ActorPool) -> None:
+    own = {"widths": [1.0, 0.7], "assignment": {"name": "memory"}}
+    buffered = {"policy": {"name": "buffered", "size": 2}}
+    config = (
+        wireless()
+        if assignment == "wireless"
+        else method("fedavg", devices=PHONES, submodels=own, pruning={"ratio": 0.25}, schedule=buffered)
+    )
+    experiment = config.build()
+    backend = RayBackend(experiment.host_setup(), placement, experiment.runtime, actor_pool)
+    there, here = federate(experiment, backend), federate(config)
+    assert there.sha256 == here.sha256
+    assert sorted(there.transfers) == sorted(here.transfers)
+    assert [plan.sim_seconds for plan in there.plans] == [plan.sim_seconds for plan in here.plans]
+
+
+def test_a_radio_channel_wants_rounds() -> None:
+    with pytest.raises(ConfigError, match="goes without rounds"):
+        method(
+            "fedavg",
+            pruning=DENSE,
+            devices={"preset": "phones"},
+            submodels={"widths": [1.0], "assignment": RADIO},
+            schedule={"policy": {"name": "buffered", "size": 2}},
+        )
