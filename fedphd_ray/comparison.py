@@ -24,7 +24,7 @@ from fedphd_ray.topology import Hop
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
-NO_SPECIALS = str.maketrans(":={} ", "_____")  # labels may hold overrides, folder names should not
+NO_SPECIALS = str.maketrans(":={}[], ", "________")  # labels may hold overrides, folder names should not
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Contender:
 
 FLAT = ("hierarchy.tiers=null", "hierarchy.num_edges=0", "hierarchy.cloud_period=1")
 DENSE = ("pruning.mode=none", "pruning.round=null", "pruning.again=[]")
+SUBMODELS = {
+    "heterofl": "{scheme: nested, widths: [1.0, 0.75, 0.5]}",
+    "fedrolex": "{scheme: rolling, widths: [1.0, 0.75, 0.5]}",
+}
+WIRELESS = "{widths: [1.0, 0.75, 0.5], assignment: {name: wireless, deadline_seconds: 5.0}}"
+INT8 = "{to_clients: int8, from_clients: {codec: int8, error_feedback: true}, cloud_to_edge: int8, edge_to_cloud: int8}"
+THRESHOLD = "{from_clients: {codec: threshold}, edge_to_cloud: {codec: threshold}}"
 PRESETS = (
     Contender("fedphd", "fedphd"),
     Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null", "pruning.again=[]")),
@@ -51,13 +58,19 @@ PRESETS = (
     Contender("hierfavg", "fedavg", DENSE),
     *(Contender(name, name, (*FLAT, *DENSE)) for name in ("fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova")),
     *(Contender(name, "fedavg", (*FLAT, *DENSE, f"server.optimizer={{name: {name}}}")) for name in ("fedavgm", "fedadam")),
+    *(Contender(name, "fedavg", (*FLAT, *DENSE, f"submodels={own}")) for name, own in SUBMODELS.items()),
+    Contender("fedphd-int8", "fedphd", (f"communication={INT8}",)),
+    Contender("fedphd-fedclip", "fedphd", ("schedule.participation={name: fedclip}",)),
+    Contender("sfedhp", "sfedhp", (*DENSE, f"communication={THRESHOLD}")),
+    Contender("hfl-pruning", "fedavg", (*DENSE, f"submodels={WIRELESS}")),
     Contender("feddiffuse", "feddiffuse", (*FLAT, *DENSE)),
     *(
         Contender(f"feddiffuse-{mode}", "feddiffuse", (*FLAT, *DENSE, f"strategy.mode={mode}"))
         for mode in ("full", "usplit", "ulatdec", "udec")
     ),
 )
-"""Methods as their papers run them: FedPhD in its hierarchy with the configured pruning, the others flat and dense."""
+"""Methods as their papers run them: FedPhD in its hierarchy with the configured pruning; HierFAVG, sFedHP and pruning over
+wireless links in the hierarchy, dense; the others flat and dense."""
 
 
 def contenders(names: str) -> list[Contender]:
@@ -68,8 +81,8 @@ def contenders(names: str) -> list[Contender]:
     """
     presets = {preset.label: preset for preset in PRESETS}
     chosen = []
-    for entry in names.split(","):
-        name, *more = entry.strip().split(":")
+    for entry in split_outside_braces(names, ","):
+        name, *more = split_outside_braces(entry.strip(), ":")
         if name not in presets:
             raise ConfigError("--strategies", expected=f"names among {', '.join(presets)}", found=repr(name))
         preset = presets[name]
@@ -77,6 +90,18 @@ def contenders(names: str) -> list[Contender]:
     if len({contender.label for contender in chosen}) < len(chosen):
         raise ConfigError("--strategies", expected="every method once", found=names)
     return chosen
+
+
+def split_outside_braces(told: str, separator: str) -> list[str]:
+    """Splits at a character, but not within braces or brackets: `a=1,b={c: 2, d: 3}` has two values."""
+    pieces, depth = [""], 0
+    for character in told:
+        depth += (character in "{[") - (character in "}]")
+        if character == separator and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return pieces
 
 
 @dataclass(frozen=True)

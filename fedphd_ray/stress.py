@@ -64,7 +64,8 @@ class Measured:
         reached: round -> (simulated seconds, FID), where it was judged.
         cloud_bytes: over the cloud's link.
         client_bytes: over the clients' links.
-        lost_bytes: of them, for updates that were not used.
+        bytes_by_hop: of the whole run.
+        lost_bytes: of the clients', for updates that were not used.
         local_steps: taken.
         used: device class -> updates used.
         unused: device class -> updates not used.
@@ -81,6 +82,7 @@ class Measured:
     reached: Mapping[int, tuple[float, float]]
     cloud_bytes: int
     client_bytes: int
+    bytes_by_hop: Mapping[str, int]
     lost_bytes: int
     local_steps: int
     used: Mapping[str, int]
@@ -200,6 +202,7 @@ def _measured(cell: Cell, strategy: str, config: Config, directory: Path, entry:
         reached={point.round: (point.sim_seconds, point.fid) for point in entry.points},
         cloud_bytes=entry.end.cloud_bytes,
         client_bytes=entry.end.client_bytes,
+        bytes_by_hop=entry.summary.bytes_by_hop,
         lost_bytes=int(lost or 0),
         local_steps=entry.local_steps,
         used=used,

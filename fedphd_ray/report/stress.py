@@ -28,7 +28,8 @@ def write_stress(measured: Sequence[Measured], target: float, out: Path, title: 
         command: what to type for the same again.
     """
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([_row(run, target) for run in measured]), out / "stress.parquet")
+    hops = sorted({hop for run in measured for hop in run.bytes_by_hop})
+    pq.write_table(pa.Table.from_pylist([_row(run, target, hops) for run in measured]), out / "stress.parquet")
     shares = [row for run in measured for row in _participation(run)]
     pq.write_table(pa.Table.from_pylist(shares), out / "participation.parquet")
     groups = _groups(measured)
@@ -36,6 +37,7 @@ def write_stress(measured: Sequence[Measured], target: float, out: Path, title: 
     (out / "stress.md").write_text(report)
     for suffix in (".svg", ".png"):
         save_picture(heat_maps(groups, target, title), out / f"stress{suffix}", "--out")
+        save_picture(pareto(groups, title), out / f"pareto{suffix}", "--out")
         if any(len(run.clients) > 1 for run in measured):
             save_picture(participation(measured, title), out / f"participation{suffix}", "--out")
     return report
@@ -61,7 +63,7 @@ def _spread(group: Group, value: Callable[[Measured], float]) -> float:
     return statistics.stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
 
 
-def _row(run: Measured, target: float) -> dict[str, object]:
+def _row(run: Measured, target: float, hops: Sequence[str]) -> dict[str, object]:
     return {
         **run.cell.values,
         "cell": run.cell.name,
@@ -74,6 +76,7 @@ def _row(run: Measured, target: float) -> dict[str, object]:
         "target_fid": target,
         "cloud_bytes": run.cloud_bytes,
         "client_bytes": run.client_bytes,
+        **{f"{hop}_bytes": run.bytes_by_hop.get(hop, 0) for hop in hops},
         "lost_bytes": run.lost_bytes,
         "updates_used": sum(run.used.values()),
         "updates_not_used": sum(run.unused.values()),
@@ -174,6 +177,45 @@ def _map(values: Sequence[Mapping[str, object]], label: str, keys: Sequence[str]
     column = alt.Column("method:N", sort=order["method"], title=label, header=alt.Header(titleAnchor="start", titleFontSize=13))
     chart: alt.FacetChart = alt.layer(cells, words).properties(**CELL).facet(column=column)
     return chart
+
+
+def pareto(groups: Sequence[Group], title: str) -> alt.VConcatChart:
+    """Bytes against FID, a point per method and a row per cell; a line joins those that no other method beats in both."""
+    points: list[dict[str, object]] = []
+    for label, moved in {"the cloud's link": "cloud_bytes", "all links": "all_bytes"}.items():
+        for group in groups:
+            fid, spread = _mean(group, lambda run: run.fid), _spread(group, lambda run: run.fid)
+            num_bytes = _mean(group, lambda run: sum(run.bytes_by_hop.values()) if moved == "all_bytes" else run.cloud_bytes)  # noqa: B023
+            told = "; ".join(f"{key} {value}" for key, value in group[0].cell.short.items())
+            if not math.isnan(fid) and num_bytes > 0:
+                low, high = (fid, fid) if math.isnan(spread) else (fid - spread, fid + spread)
+                point = {"cell": told, "link": label, "method": group[0].strategy, "megabytes": num_bytes / 1e6, "fid": fid}
+                points.append({**point, "low": low, "high": high})
+    for point in points:
+        rivals = [one for one in points if (one["cell"], one["link"]) == (point["cell"], point["link"])]
+        point["best"] = not any(
+            float(str(one["megabytes"])) <= float(str(point["megabytes"])) and float(str(one["fid"])) < float(str(point["fid"]))
+            for one in rivals
+        )
+    base = alt.Chart().encode(
+        x=alt.X("megabytes:Q", scale=alt.Scale(type="log"), title="bytes, MB"),
+        y=alt.Y("fid:Q", title="FID", scale=alt.Scale(zero=False)),
+        color=alt.Color("method:N", sort=_in_order(points, "method"), title=None),
+    )
+    front = (
+        base.transform_filter("datum.best").mark_line(strokeDash=[3, 3], interpolate="step-after").encode(color=alt.value("gray"))
+    )
+    bars = base.mark_rule().encode(y=alt.Y("low:Q", title="FID"), y2="high:Q")
+    layers = alt.layer(front, bars, base.mark_point(size=70, filled=True), data=alt.Data(values=points)).properties(
+        width=300, height=220
+    )
+    cells, links = _in_order(points, "cell"), _in_order(points, "link")
+    chart = layers.facet(
+        row=alt.Row("cell:N", sort=cells, title=None, header=alt.Header(labelLimit=240)),
+        column=alt.Column("link:N", sort=links, title=None),
+    )
+    grid: alt.VConcatChart = alt.vconcat(chart, title=alt.TitleParams(title, anchor="start")).resolve_scale(color="shared")
+    return grid
 
 
 def participation(measured: Sequence[Measured], title: str) -> alt.FacetChart:

@@ -45,28 +45,28 @@ class SFedHP(Strategy):
     keeps_personal_models: ClassVar[bool] = True
 
     name: Literal["sfedhp"] = "sfedhp"
-    lambda1: NonNegativeFloat = 15.0
-    lambda2: NonNegativeFloat = 15.0
+    lambda1: NonNegativeFloat = 1.0
+    lambda2: NonNegativeFloat = 1.0
     gamma1: NonNegativeFloat = 1e-4
     gamma2: NonNegativeFloat = 1e-4
     rho: Annotated[float, Field(gt=0)] = 1e-3
-    edge_learning_rate: Rate = 0.05
-    server_learning_rate: Rate = 0.05
+    edge_learning_rate: Rate = 0.9
+    server_learning_rate: Rate = 1.0
     mixing: Annotated[float, Field(gt=0, le=2)] = 1.0
 
     @model_validator(mode="after")
     def _steps_converge(self) -> Self:
         """A gradient step on a quadratic overshoots without end from 2 / curvature on."""
         for key, rate, curvature in (
-            ("edge_learning_rate", self.edge_learning_rate, self.lambda1 + self.lambda2),
+            ("edge_learning_rate", self.edge_learning_rate, self.lambda1 + self.lambda2 + self.gamma2 / self.rho),
             ("server_learning_rate", self.server_learning_rate, self.lambda2),
         ):
             if rate * curvature >= 2:
                 raise ConfigError(
                     f"strategy.{key}",
-                    expected=f"less than {2 / curvature:g}, for these pulls of {curvature:g} together",
+                    expected=f"less than {2 / curvature:g}, for terms of this curvature, {curvature:g} together",
                     found=f"{rate:g}",
-                    remedy="lower it, or lambda1 and lambda2",
+                    remedy="lower it, or lambda1, lambda2 and gamma2, or raise rho",
                 )
         return self
 

@@ -133,6 +133,12 @@ def test_books_of_a_finished_run_are_looked_at(config: Path, tmp_path: Path) -> 
         compared(config, tmp_path / "out", "fedavg", seeds=1)
 
 
+def test_overrides_may_hold_commas_and_colons() -> None:
+    first, second = comparison.contenders("fedphd:communication={to_clients: int8, from_clients: int4}:seed=3,moon")
+    assert first.overrides[-2:] == ("communication={to_clients: int8, from_clients: int4}", "seed=3")
+    assert second.label == "moon"
+
+
 @pytest.mark.parametrize("names", ["fedprox2", "fedavg,fedavg", ""])
 def test_wrong_names_are_refused(names: str) -> None:
     with pytest.raises(ConfigError, match="--strategies"):

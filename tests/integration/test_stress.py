@@ -69,8 +69,9 @@ def test_a_grid_of_cells(config: Path, tmp_path: Path) -> None:
     assert report.count("\n| {name:") == 8
     table = pq.read_table(out / "stress.parquet").to_pylist()
     assert [row["fid"] for row in table] == [run.fid for run in measured]
+    assert [row["client_to_edge_bytes"] for row in table] == [run.bytes_by_hop["client_to_edge"] for run in measured]
     assert pq.read_table(out / "participation.parquet").num_rows == sum(len(run.clients) for run in measured)
-    for name in ("stress.svg", "stress.png", "participation.svg", "participation.png"):
+    for name in ("stress.svg", "stress.png", "participation.svg", "participation.png", "pareto.svg", "pareto.png"):
         assert (out / name).stat().st_size > 5_000
     # What is finished is not run again, and gives the same.
     again, said = stressed(config, out)
@@ -81,7 +82,7 @@ def test_a_grid_of_cells(config: Path, tmp_path: Path) -> None:
 def test_time_to_quality() -> None:
     cell = grids.Cell("cell-001", {})
     reached = {0: (0.0, 50.0), 2: (10.0, 20.0), 4: (30.0, 12.0)}
-    run = grids.Measured(cell, "x", 1, 12.0, 1.0, 30.0, reached, 0, 0, 0, 0, {}, {}, {}, 1.0)
+    run = grids.Measured(cell, "x", 1, 12.0, 1.0, 30.0, reached, 0, 0, {}, 0, 0, {}, {}, {}, 1.0)
     assert [run.seconds_to(target) for target in (60, 20, 15)] == [0.0, 10.0, 30.0]
     assert math.isnan(run.seconds_to(11))
     assert grids.target_of([run]) == 12.0
