@@ -3,7 +3,7 @@
 Everything that the commands can do, with objects of your own in the place of names: images, a strategy, reporters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from fedphd_ray import comparison
 from fedphd_ray.config import Config, load_config, parse_config
+from fedphd_ray.contenders import contenders
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.overrides import read_tree
@@ -161,9 +162,12 @@ def resume(
     data: ImageDataset | None = None,
     strategy: Strategy | None = None,
     reporters: Sequence[Reporter] = (),
+    trust: Collection[str] = (),
     say: Say = unheard,
 ) -> Run:
     """Goes on with a run from its last checkpoint, to the same final bits; `data` and `strategy` as they were given to `run`.
+
+    `trust` names the classes of your own that the run's configuration may import (`module:Name`).
 
     Raises:
         UserError: it is no run directory, or another experiment's.
@@ -174,7 +178,7 @@ def resume(
     tree = read_tree(path / "config.yaml")
     if strategy is not None:
         tree.pop("strategy", None)
-    experiment = _experiment(parse_config(tree), data, strategy, say)
+    experiment = _experiment(parse_config(tree, trust), data, strategy, say)
     runs.resume(experiment, path, Reporters(*reporters), say)
     return Run(path)
 
@@ -189,7 +193,7 @@ def compare(source: str | Path, strategies: Sequence[str], out: str | Path, *, s
         seeds: runs per method.
         say: told what goes on.
     """
-    planned = comparison.planned(Path(source), (), comparison.contenders(",".join(strategies)), seeds)
+    planned = comparison.planned(Path(source), (), contenders(",".join(strategies)), seeds)
     comparison.compare(planned, Path(out), lambda title, chosen: Quiet(), say)
     return [Run(view.directory) for view in runs_below(Path(out))]
 

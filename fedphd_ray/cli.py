@@ -88,6 +88,9 @@ def run(
 def resume(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Directory of a run that was stopped.")],
     restart: Annotated[bool, typer.Option("--restart", help="Forget rounds without a checkpoint; train them again.")] = False,
+    trust: Annotated[
+        list[str], typer.Option("--trust", metavar="MODULE:NAME", help="A class of your own that the run's configuration names.")
+    ] = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
@@ -96,7 +99,7 @@ def resume(
         from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
 
         Identity.read(run_dir)  # refuses what is no run directory
-        chosen = load_config(run_dir / "config.yaml")
+        chosen = load_config(run_dir / "config.yaml", trusted=trust)
         experiment = _build(chosen)
     _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet)
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, Field
 
 from fedphd_ray.config import Config, load_config
+from fedphd_ray.contenders import Contender
 from fedphd_ray.errors import ConfigError, UserError
+from fedphd_ray.plugins import named_in
 from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.run import resume, run
@@ -25,83 +27,6 @@ if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 
 NO_SPECIALS = str.maketrans(":={}[], ", "________")  # labels may hold overrides, folder names should not
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A method in a comparison: a label, its strategy, and what else of the common configuration it changes (`key=value`)."""
-
-    label: str
-    strategy: str
-    overrides: tuple[str, ...] = ()
-
-    def config(self, base: Path, common: Sequence[str], seed: int) -> Config:
-        """Its configuration. Hyper-parameters of the strategy are the common configuration's where that has the same strategy."""
-        same = load_config(base, common).strategy.name == self.strategy
-        own = () if same else (f"strategy={{name: {self.strategy}}}",)
-        return load_config(base, [*common, *own, *self.overrides, f"seed={seed}"])
-
-
-FLAT = ("hierarchy.tiers=null", "hierarchy.num_edges=0", "hierarchy.cloud_period=1")
-DENSE = ("pruning.mode=none", "pruning.round=null", "pruning.again=[]")
-SUBMODELS = {
-    "heterofl": "{scheme: nested, widths: [1.0, 0.75, 0.5]}",
-    "fedrolex": "{scheme: rolling, widths: [1.0, 0.75, 0.5]}",
-}
-WIRELESS = "{widths: [1.0, 0.75, 0.5], assignment: {name: wireless, deadline_seconds: 5.0}}"
-INT8 = "{to_clients: int8, from_clients: {codec: int8, error_feedback: true}, cloud_to_edge: int8, edge_to_cloud: int8}"
-THRESHOLD = "{from_clients: {codec: threshold}, edge_to_cloud: {codec: threshold}}"
-PRESETS = (
-    Contender("fedphd", "fedphd"),
-    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null", "pruning.again=[]")),
-    Contender("fedphd-dense", "fedphd", DENSE),
-    Contender("hierfavg", "fedavg", DENSE),
-    *(Contender(name, name, (*FLAT, *DENSE)) for name in ("fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova")),
-    *(Contender(name, "fedavg", (*FLAT, *DENSE, f"server.optimizer={{name: {name}}}")) for name in ("fedavgm", "fedadam")),
-    *(Contender(name, "fedavg", (*FLAT, *DENSE, f"submodels={own}")) for name, own in SUBMODELS.items()),
-    Contender("fedphd-int8", "fedphd", (f"communication={INT8}",)),
-    Contender("fedphd-fedclip", "fedphd", ("schedule.participation={name: fedclip}",)),
-    Contender("sfedhp", "sfedhp", (*DENSE, f"communication={THRESHOLD}")),
-    Contender("hfl-pruning", "fedavg", (*DENSE, f"submodels={WIRELESS}")),
-    Contender("feddiffuse", "feddiffuse", (*FLAT, *DENSE)),
-    *(
-        Contender(f"feddiffuse-{mode}", "feddiffuse", (*FLAT, *DENSE, f"strategy.mode={mode}"))
-        for mode in ("full", "usplit", "ulatdec", "udec")
-    ),
-)
-"""Methods as their papers run them: FedPhD in its hierarchy with the configured pruning; HierFAVG, sFedHP and pruning over
-wireless links in the hierarchy, dense; the others flat and dense."""
-
-
-def contenders(names: str) -> list[Contender]:
-    """Reads `fedphd,fedprox:strategy.mu=1`: labels of `PRESETS`, each with more overrides after colons.
-
-    Raises:
-        ConfigError: an unknown or repeated name.
-    """
-    presets = {preset.label: preset for preset in PRESETS}
-    chosen = []
-    for entry in split_outside_braces(names, ","):
-        name, *more = split_outside_braces(entry.strip(), ":")
-        if name not in presets:
-            raise ConfigError("--strategies", expected=f"names among {', '.join(presets)}", found=repr(name))
-        preset = presets[name]
-        chosen.append(Contender(":".join([name, *more]), preset.strategy, (*preset.overrides, *more)))
-    if len({contender.label for contender in chosen}) < len(chosen):
-        raise ConfigError("--strategies", expected="every method once", found=names)
-    return chosen
-
-
-def split_outside_braces(told: str, separator: str) -> list[str]:
-    """Splits at a character, but not within braces or brackets: `a=1,b={c: 2, d: 3}` has two values."""
-    pieces, depth = [""], 0
-    for character in told:
-        depth += (character in "{[") - (character in "}]")
-        if character == separator and depth == 0:
-            pieces.append("")
-        else:
-            pieces[-1] += character
-    return pieces
 
 
 @dataclass(frozen=True)
@@ -234,7 +159,9 @@ def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: 
 def _refuse_another_run(config: Config, directory: Path) -> None:
     """Where a run took place, and keys that were added with a default since, make no other run of it."""
     resolved = directory / "config.yaml"
-    if resolved.exists() and load_config(resolved).model_dump(exclude={"runtime"}) != config.model_dump(exclude={"runtime"}):
+    trusted = named_in(config.settings())
+    was = load_config(resolved, trusted=trusted) if resolved.exists() else config
+    if was.model_dump(exclude={"runtime"}) != config.model_dump(exclude={"runtime"}):
         raise ConfigError(
             str(directory),
             expected="a run of this configuration, or none",

@@ -4,7 +4,7 @@ Every section is the configuration object of the component it configures, so a d
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,11 +19,11 @@ from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.communication import Codecs, HopCodec, require_fit
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.policies import Buffered
-from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
-from fedphd_ray.federation.slices import narrow_layout
+from fedphd_ray.federation.slices import require_networks
 from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.overrides import read_tree
+from fedphd_ray.plugins import trusting
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.reporters.config import ReportingConfig
@@ -72,7 +72,9 @@ class Config(Section):
         self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
-        self._check_submodels()
+        if self.submodels is not None:
+            buffered = isinstance(self.schedule.policy, Buffered)
+            self.submodels.require_fit(self.strategy, devices=self.devices is not None, rounds=not buffered)
         require_fit(self.communication, self.hierarchy.topology(), self.strategy)
         self._check_faults()
         self._check_evaluation()
@@ -210,40 +212,6 @@ class Config(Section):
                 remedy="prune at_init, or take a strategy (or feddiffuse mode) whose model travels whole",
             )
 
-    def _require_networks(self, spec: UNetSpec) -> None:
-        """Refuses a pruning or a width that would empty a layer, or blind the network."""
-        ratios = self.pruning.ratios
-        pruned_shapes(spec, *ratios)
-        for width in () if self.submodels is None else self.submodels.widths:
-            for version in range(len(ratios) + 1):
-                narrow_layout(spec, ratios[:version], width)
-
-    def _check_submodels(self) -> None:
-        own = self.submodels
-        if own is None:
-            return
-        if own.assignment.needs_devices and self.devices is None:
-            raise ConfigError(
-                "submodels.assignment",
-                expected="a rule that goes without devices, where there is no section devices",
-                found=own.assignment.name,
-                remedy="for example devices: {preset: phones}",
-            )
-        if own.assignment.every_round and isinstance(self.schedule.policy, Buffered):
-            raise ConfigError(
-                "submodels.assignment",
-                expected="a rule that goes without rounds, where schedule.policy is buffered",
-                found=own.assignment.name,
-                remedy="take another policy, or assignment: {name: memory}",
-            )
-        if own.scheme == "rolling" and self.strategy.keeps_state:
-            raise ConfigError(
-                "submodels.scheme",
-                expected=f"nested: clients of {self.strategy.name} keep vectors of their network, which rolls away under them",
-                found="rolling",
-                remedy="take nested, or another strategy",
-            )
-
     def simulated(self) -> Devices | None:
         """The devices of all clients and nodes, drawn; None where none are simulated."""
         if self.devices is None:
@@ -264,7 +232,7 @@ class Config(Section):
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         if self.evaluation.every:
             self.evaluation.features.require()
-        self._require_networks(spec)
+        require_networks(spec, self.pruning.ratios, self.submodels)  # refuses what would empty a layer, or blind the network
         return Experiment(
             name=self.name,
             devices=self.simulated(),
@@ -291,26 +259,31 @@ class Config(Section):
         )
 
     def settings(self) -> dict[str, object]:
-        """The resolved configuration as plain values; a strategy from outside this package is dumped by itself."""
-        return self.model_dump(mode="json", exclude={"strategy"}) | {"strategy": self.strategy.model_dump(mode="json")}
+        """The resolved configuration as plain values."""
+        return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default filled in."""
         return dump_yaml(self.model_dump(mode="json"))
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), trusted: Collection[str] | None = None) -> Config:
     """Reads a YAML file and applies `key=value` overrides (dotted keys, YAML values).
+
+    Args:
+        path: of the file.
+        overrides: applied in their order.
+        trusted: classes of the user's own that the file may name (`plugins`); None for all.
 
     Raises:
         ConfigError: one message for everything that is wrong, naming keys.
     """
-    return parse_config(read_tree(path, overrides))
+    return parse_config(read_tree(path, overrides), trusted)
 
 
-def parse_config(tree: Mapping[str, object]) -> Config:
+def parse_config(tree: Mapping[str, object], trusted: Collection[str] | None = None) -> Config:
     """Validates a configuration tree as YAML has it: text is no number, and a truth value neither; see `load_config`."""
     try:
-        return Config.model_validate_json(json.dumps(tree), strict=True)
+        return Config.model_validate_json(json.dumps(tree), strict=True, context=trusting(trusted))
     except ValidationError as error:
         raise explained(error, Config) from None

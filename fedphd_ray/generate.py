@@ -1,15 +1,15 @@
 """Images from a saved model, and their quality."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from pydantic import TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
-from fedphd_ray.config import load_config
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.folders import ImageFolder
 from fedphd_ray.data.sources import DataSource, Digits
@@ -21,10 +21,14 @@ from fedphd_ray.diffusion.pruned_unet import load_unet, model_folder, read_confi
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import ConfigError, DataError, ModelFileError
-from fedphd_ray.runtime.evaluation import quality_meter
+from fedphd_ray.overrides import read_tree
+from fedphd_ray.plugins import trusting
+from fedphd_ray.runtime.evaluation import EvaluationConfig, quality_meter
 from fedphd_ray.saying import Say
+from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import as_tensor, signed
+from fedphd_ray.validation import explained
 
 CHUNK = 125
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -209,12 +213,24 @@ def _configuration_of(model_dir: Path, say: Say) -> str:
     return "digits"
 
 
+class _Judged(Section):
+    """What a configuration says of the images that samples are compared with."""
+
+    data: DataSource = Digits()
+    seed: NonNegativeInt = 2025
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
 def _source(data: str) -> tuple[DataSource, int, Features]:
     """A data set's configuration, the seed it is loaded with, and the features it is judged in."""
     if data == "digits":
         return Digits(), 0, ClassifierFeatures()
-    config = load_config(Path(data))
-    return config.data, config.seed, config.evaluation.features
+    tree = {key: value for key, value in read_tree(Path(data)).items() if key in _Judged.model_fields}
+    try:  # the file may lie in somebody else's run directory
+        own = _Judged.model_validate_json(json.dumps(tree), strict=True, context=trusting(()))
+    except ValidationError as error:
+        raise explained(error, _Judged) from None
+    return own.data, own.seed, own.evaluation.features
 
 
 def _image_shape(unet: UNet2DModel, model_dir: Path) -> tuple[int, int, int]:

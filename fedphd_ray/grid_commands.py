@@ -24,10 +24,11 @@ def compare(
     """The same federation under several methods: one table and one picture."""
     with at_work(f"reading {config}"):
         from fedphd_ray import comparison  # noqa: PLC0415
+        from fedphd_ray.contenders import contenders  # noqa: PLC0415
         from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
 
-        runs = comparison.planned(config, overrides, comparison.contenders(strategies), seeds)
+        runs = comparison.planned(config, overrides, contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][1].name}-comparison"
     with STOPPING.prepared(Hint("the same command goes on where it was")):
         entries = comparison.compare(
@@ -57,12 +58,12 @@ def stress(
 ) -> None:
     """A grid of experiments, for example over devices, skew and policies: tables, heat maps, who took part."""
     with at_work(f"reading {config}"):
-        from fedphd_ray import comparison  # noqa: PLC0415
         from fedphd_ray import stress as grids  # noqa: PLC0415
+        from fedphd_ray.contenders import contenders  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
         from fedphd_ray.report.stress import write_stress  # noqa: PLC0415
 
-        runs = grids.planned(config, overrides, grids.axes(grid), comparison.contenders(strategies), seeds)
+        runs = grids.planned(config, overrides, grids.axes(grid), contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][2].name}-stress"
     with STOPPING.prepared(Hint("the same command goes on where it was")):
         measured = grids.stress(

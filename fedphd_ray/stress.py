@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from fedphd_ray.comparison import Contender, Entry, compare, placed
+from fedphd_ray.comparison import Entry, compare, placed
 from fedphd_ray.config import Config, load_config
+from fedphd_ray.contenders import Contender
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.ledger import read_ledger
 from fedphd_ray.report import text

@@ -25,7 +25,8 @@ def refusal(**sections: object) -> str:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_are_valid_and_come_back_from_their_own_yaml(path: Path) -> None:
+def test_examples_are_valid_and_come_back_from_their_own_yaml(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(path.parent))  # one names classes in a file beside it
     config = load_config(path)
     assert parse_config(yaml.safe_load(config.to_yaml())) == config
 

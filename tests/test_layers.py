@@ -26,6 +26,7 @@ GROUND = {
     "imports",
     "memory",
     "plans",
+    "plugins",
     "population",
     "records",
     "saying",

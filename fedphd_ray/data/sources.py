@@ -15,6 +15,7 @@ from fedphd_ray.data.npz import Npz
 from fedphd_ray.data.parquet import Parquet
 from fedphd_ray.data.shapes import draw_shapes
 from fedphd_ray.errors import DataError
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.saying import Say, unheard
 
 
@@ -70,5 +71,7 @@ class Given(DataConfig):
 
 
 DataSource = Annotated[
-    Digits | Shapes | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz | Given, Field(discriminator="name")
+    Digits | Shapes | Cifar10 | Mnist | FashionMnist | CelebA | ImageFolder | Parquet | Npz | Given,
+    Field(discriminator="name"),
+    OrOwn(DataConfig),
 ]

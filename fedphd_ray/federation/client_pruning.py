@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.plans import Memory
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport
 from fedphd_ray.sections import Section
@@ -146,7 +147,7 @@ class FedClip(Everybody):
         return pruned
 
 
-Participation = Annotated[Everybody | FedClip, Field(discriminator="name")]
+Participation = Annotated[Everybody | FedClip, Field(discriminator="name"), OrOwn(Everybody)]
 
 
 def contributions(signals: Figures, active: NDArray[np.bool_], loss_share: float) -> Figures:

@@ -13,6 +13,7 @@ from fedphd_ray.federation.codecs import FLOAT32, Codec
 from fedphd_ray.federation.compression import Bfloat16, Float16, Int4, Int8, LossyCodec
 from fedphd_ray.federation.links import Link
 from fedphd_ray.federation.sparsification import RandomK, Threshold, TopK
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies import Strategy
@@ -31,7 +32,11 @@ def _spelt_out(value: Any) -> Any:
 
 
 HopCodec = Annotated[
-    Annotated[Exact | Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK | Threshold, Field(discriminator="codec")],
+    Annotated[
+        Exact | Bfloat16 | Float16 | Int8 | Int4 | TopK | RandomK | Threshold,
+        Field(discriminator="codec"),
+        OrOwn(LossyCodec, "codec"),
+    ],
     BeforeValidator(_spelt_out),
 ]
 Communication = Mapping[str, HopCodec]

@@ -52,6 +52,20 @@ class LocalResult:
     num_images: int
     state: ClientState | None
 
+    def why_unusable(self, received: Tensor) -> str:
+        """Why it must not be aggregated; empty if it may."""
+        sent = {"update": self.update.trained} | {name.value: vector for name, vector in self.beside.items()}
+        for name, vector in sent.items():
+            if vector.shape != received.shape:
+                return f"the {name} has shape {tuple(vector.shape)}, the model {tuple(received.shape)}"
+        if not math.isfinite(self.loss):
+            return f"loss became {self.loss}"
+        # One non-finite entry makes the sum non-finite; finite entries overflow it only when they are useless too.
+        for name, vector in sent.items():
+            if not math.isfinite(float(vector.sum())):
+                return f"the {name} holds non-finite values"
+        return ""
+
 
 class Pieces(Protocol):
     """Cuts a batch [B, C, H, W] into pieces of at most `size` images, each with a loss whose noise is that of the whole batch."""

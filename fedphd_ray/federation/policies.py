@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.devices.simulation import Job
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.sections import Section
 
 Seconds = Annotated[float, Field(gt=0, le=1e12)]
@@ -171,7 +172,7 @@ class Buffered(Section):
 
 
 Synchronous = Wait | Deadline | OverSelect | ScaleWork
-Policy = Annotated[Wait | Deadline | OverSelect | ScaleWork | Buffered, Field(discriminator="name")]
+Policy = Annotated[Wait | Deadline | OverSelect | ScaleWork | Buffered, Field(discriminator="name"), OrOwn(Wait)]
 
 
 def _by_edge(jobs: Sequence[Job]) -> dict[int, list[Job]]:

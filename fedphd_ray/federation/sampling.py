@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.sections import Section
 
 Clients = NDArray[np.int64]
@@ -151,4 +152,6 @@ class Oort(SamplingRule):
         return np.concatenate([draw.some(unknown, num_new), draw.some(known, draw.num - num_new, utility)])
 
 
-Sampling = Annotated[UniformSampling | BySize | TieredSampling | PowerOfChoice | Oort, Field(discriminator="name")]
+Sampling = Annotated[
+    UniformSampling | BySize | TieredSampling | PowerOfChoice | Oort, Field(discriminator="name"), OrOwn(SamplingRule)
+]

@@ -13,7 +13,7 @@ from fedphd_ray.errors import ConfigError, PruningError
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Content, Delivery, Parameters
 from fedphd_ray.federation.protocol import Holdings
-from fedphd_ray.federation.prune import groups_at, shapes_at
+from fedphd_ray.federation.prune import groups_at, pruned_shapes, shapes_at
 from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.plan import GroupCut, PrunePlan, kept_per_block
@@ -167,6 +167,19 @@ def narrow_layout(spec: UNetSpec, ratios: tuple[float, ...], width: float) -> La
             remedy="take wider ones, widen the network, or set model.groups to a smaller divisor of the widths",
         )
     return Layout.of({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+
+
+def require_networks(spec: UNetSpec, ratios: tuple[float, ...], submodels: SubModels | None) -> None:
+    """Sees that every network there will be is one.
+
+    Raises:
+        PruningError: a pruning would empty a layer, or leave a residual block that cannot see the time step.
+        ConfigError: a width would.
+    """
+    pruned_shapes(spec, *ratios)
+    for width in () if submodels is None else submodels.widths:
+        for version in range(len(ratios) + 1):
+            narrow_layout(spec, ratios[:version], width)
 
 
 def num_slices(spec: UNetSpec, ratios: tuple[float, ...], submodels: SubModels) -> int:

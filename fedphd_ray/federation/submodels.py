@@ -18,6 +18,7 @@ from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.assignments import ByMemory, ByShare, Wireless
 from fedphd_ray.records import Slice
 from fedphd_ray.sections import Section
+from fedphd_ray.strategies import Strategy
 
 Width = Annotated[float, Field(gt=0, le=1)]
 
@@ -44,6 +45,39 @@ class SubModels(Section):
             raise ConfigError("submodels.widths", expected="widths that differ, the widest first", found=found)
         self.assignment.require_fit(len(self.widths))
         return self
+
+    def require_fit(self, strategy: Strategy, *, devices: bool, rounds: bool) -> None:
+        """Sees that it goes with the rest of a configuration.
+
+        Args:
+            strategy: the method.
+            devices: they are simulated.
+            rounds: clients of a round are asked together.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.assignment.needs_devices and not devices:
+            raise ConfigError(
+                "submodels.assignment",
+                expected="a rule that goes without devices, where there is no section devices",
+                found=self.assignment.name,
+                remedy="for example devices: {preset: phones}",
+            )
+        if self.assignment.every_round and not rounds:
+            raise ConfigError(
+                "submodels.assignment",
+                expected="a rule that goes without rounds, where schedule.policy is buffered",
+                found=self.assignment.name,
+                remedy="take another policy, or assignment: {name: memory}",
+            )
+        if self.scheme == "rolling" and strategy.keeps_state:
+            raise ConfigError(
+                "submodels.scheme",
+                expected=f"nested: clients of {strategy.name} keep vectors of their network, which rolls away under them",
+                found="rolling",
+                remedy="take nested, or another strategy",
+            )
 
     def describe(self) -> str:
         """In a few words."""

@@ -20,7 +20,7 @@ MOST_CLIENTS_SHOWN = 24
 def describe(experiment: Experiment) -> str:
     """What is run, in a sentence: method, hierarchy, pruning."""
     strategy, hierarchy = experiment.strategy, experiment.hierarchy
-    name = str(strategy.model_dump().get("name", type(strategy).__name__))
+    name = strategy.name or type(strategy).__name__
     often = "every round" if hierarchy.cloud_period == 1 else f"every {hierarchy.cloud_period} rounds"
     tiers = [f"{tier.nodes} {tier.name}{'s' * (tier.nodes > 1)}" for tier in experiment.topology.tiers] or ["no edges"]
     tree = f"{', '.join(tiers)}, the cloud {often}"

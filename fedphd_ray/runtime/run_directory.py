@@ -145,7 +145,7 @@ def summarise(
     first, last = judged.get(0, {}), judged.get(state.round, {})
     return Summary(
         name=experiment.name,
-        strategy=str(experiment.strategy.model_dump().get("name", type(experiment.strategy).__name__)),
+        strategy=experiment.strategy.name or type(experiment.strategy).__name__,
         seed=experiment.seed,
         model_sha256=digest(layout.views(as_tensor(state.delivered.vector))),
         rounds=state.round,
@@ -157,8 +157,7 @@ def summarise(
         bytes_by_hop=bytes_by_hop,
         cloud_saving=cloud_saving(experiment, params_dense, bytes_by_hop),
         fid_untrained=_figure(first.get("fid")),
-        fid=_figure(last.get("fid")),
-        kid=_figure(last.get("kid")),
+        **{name: _figure(last.get(name)) for name in ("fid", "kid", "personal_fid", "personal_kid")},
         class_histogram=last.get("class_histogram"),  # type: ignore[arg-type]  # a list in the JSON that we wrote
         fid_features=last.get("features"),  # type: ignore[arg-type]  # likewise
         evaluation=experiment.evaluation.model_dump(),
@@ -177,8 +176,6 @@ def summarise(
         quality_sha256=quality.sha256,
         precision=experiment.local.precision,
         sim_seconds=max((float(str(line.get("sim_seconds", 0.0))) for line in lines), default=0.0),
-        personal_fid=_figure(last.get("personal_fid")),
-        personal_kid=_figure(last.get("personal_kid")),
         began=began,
         ended=utc_now(),
         command=command_line(),

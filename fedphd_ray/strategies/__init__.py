@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.strategies.base import Strategy
 from fedphd_ray.strategies.fedavg import FedAvg
 from fedphd_ray.strategies.feddiffuse import FedDiffuse
@@ -18,6 +19,7 @@ from fedphd_ray.strategies.sfedhp import SFedHP
 AnyStrategy = Annotated[
     FedPhD | FedAvg | FedProx | Scaffold | Moon | FedDiffuse | FedDyn | FedNova | SFedHP,
     Field(discriminator="name"),
+    OrOwn(Strategy),
 ]
 
 __all__ = [

@@ -126,6 +126,7 @@ class Strategy(Section):
     """Hooks of a federated method; subclasses are their own configuration.
 
     Attributes:
+        name: in configurations; a class of the user's own is named by its path.
         shares_label_statistics: label counts travel (edges to clients and cloud, clients to edges); they are then in the
             ledger. A method that does not use them must not be given them.
         server_sends: names of the server's vectors that go to every client of a round.
@@ -144,6 +145,8 @@ class Strategy(Section):
     keeps_personal_models: ClassVar[bool] = False
     looks_inside: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
+
+    name: str = ""
 
     @property
     def keeps_state(self) -> bool:

@@ -12,6 +12,7 @@ import yaml
 from federations import TINY
 
 from fedphd_ray import comparison
+from fedphd_ray.contenders import contenders
 from fedphd_ray.errors import ConfigError, UserError
 from fedphd_ray.report.comparison import write_comparison
 from fedphd_ray.report.progress import ConsoleProgress
@@ -32,7 +33,7 @@ def compared(config: Path, out: Path, methods: str = METHODS, seeds: int = 2) ->
     from rich.console import Console  # noqa: PLC0415
 
     said: list[str] = []
-    runs = comparison.planned(config, [], comparison.contenders(methods), seeds)
+    runs = comparison.planned(config, [], contenders(methods), seeds)
     console = Console(quiet=True)
     entries = comparison.compare(runs, out, lambda title, chosen: ConsoleProgress(console, 4, title), said.append)
     return entries, said
@@ -90,7 +91,7 @@ def test_another_configuration_in_the_same_place_is_refused(config: Path, tmp_pa
 
 
 def test_methods_take_overrides(config: Path) -> None:
-    chosen = comparison.contenders("fedprox:strategy.mu=1,moon")
+    chosen = contenders("fedprox:strategy.mu=1,moon")
     (prox, first), (_, second) = comparison.planned(config, ["seed=3"], chosen, 1)
     assert prox.label == "fedprox:strategy.mu=1"
     assert first.strategy.model_dump() == {"name": "fedprox", "mu": 1.0}
@@ -100,7 +101,7 @@ def test_methods_take_overrides(config: Path) -> None:
 def test_flat_dense_contenders_of_a_deep_tree_that_is_pruned_twice(config: Path) -> None:
     tree = "hierarchy={tiers: [{name: edge, nodes: 2}, {name: region, nodes: 1, period: 2}]}"
     settings = [tree, "pruning={mode: prune, round: 1, ratio: 0.25, again: [{round: 2, ratio: 0.25}]}", "schedule.rounds=3"]
-    chosen = comparison.planned(config, settings, comparison.contenders("fedphd,fedphd-os,fedavg"), 1)
+    chosen = comparison.planned(config, settings, contenders("fedphd,fedphd-os,fedavg"), 1)
     (_, fedphd), (_, once), (_, flat) = chosen
     assert (len(fedphd.hierarchy.tiers or ()), fedphd.pruning.rounds, once.pruning.rounds) == (2, (1, 2), (0,))
     assert (flat.hierarchy.tiers, flat.hierarchy.num_edges, flat.pruning.rounds) == (None, 0, ())
@@ -119,7 +120,7 @@ def test_runs_that_share_a_checkpoint_path_do_not_mix(config: Path, tmp_path: Pa
 
 
 def test_every_method_is_looked_at_before_the_first_is_trained(config: Path, tmp_path: Path) -> None:
-    chosen = comparison.contenders("fedavg,fedphd:pruning.ratio=0.8")
+    chosen = contenders("fedavg,fedphd:pruning.ratio=0.8")
     with pytest.raises(UserError, match=r"pruning\.ratio"):
         comparison.compare(comparison.planned(config, [], chosen, 1), tmp_path / "out", lambda *_: None, print)
     assert not (tmp_path / "out").exists()
@@ -134,7 +135,7 @@ def test_books_of_a_finished_run_are_looked_at(config: Path, tmp_path: Path) -> 
 
 
 def test_overrides_may_hold_commas_and_colons() -> None:
-    first, second = comparison.contenders("fedphd:communication={to_clients: int8, from_clients: int4}:seed=3,moon")
+    first, second = contenders("fedphd:communication={to_clients: int8, from_clients: int4}:seed=3,moon")
     assert first.overrides[-2:] == ("communication={to_clients: int8, from_clients: int4}", "seed=3")
     assert second.label == "moon"
 
@@ -142,7 +143,7 @@ def test_overrides_may_hold_commas_and_colons() -> None:
 @pytest.mark.parametrize("names", ["fedprox2", "fedavg,fedavg", ""])
 def test_wrong_names_are_refused(names: str) -> None:
     with pytest.raises(ConfigError, match="--strategies"):
-        comparison.contenders(names)
+        contenders(names)
 
 
 def test_a_strategy_from_outside(config: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import yaml
 from federations import TINY
 from rich.console import Console
 
-from fedphd_ray import comparison
 from fedphd_ray import stress as grids
 from fedphd_ray.config import load_config
+from fedphd_ray.contenders import contenders
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.forecast import forecast
 from fedphd_ray.report.progress import ConsoleProgress
@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Path:
 
 def stressed(config: Path, out: Path, seeds: int = 2) -> tuple[list[grids.Measured], list[str]]:
     said: list[str] = []
-    runs = grids.planned(config, [], grids.axes(GRID), comparison.contenders("fedphd,hierfavg"), seeds)
+    runs = grids.planned(config, [], grids.axes(GRID), contenders("fedphd,hierfavg"), seeds)
     console = Console(quiet=True)
     measured = grids.stress(runs, out, lambda title, chosen: ConsoleProgress(console, 4, title), said.append)
     return measured, said
@@ -111,5 +111,5 @@ def test_axes_are_read_as_yaml() -> None:
 )
 def test_grids_that_are_none(config: Path, grid: list[str], told: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        grids.planned(config, [], grids.axes(grid), comparison.contenders("fedphd"), 1)
+        grids.planned(config, [], grids.axes(grid), contenders("fedphd"), 1)
     assert told in str(refused.value)

@@ -13,6 +13,7 @@ from fedphd_ray.errors import FedPhDError, RunFailedError, StateLostError
 from fedphd_ray.records import ClientReport, ClientState, Outcome, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool, Answer, Ref
 from fedphd_ray.runtime.on_ray.merge import RayMerge
+from fedphd_ray.runtime.on_ray.own_code import carry_code_of
 from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
@@ -33,6 +34,7 @@ class RayBackend:
     concurrent = True
 
     def __init__(self, setup: HostSetup, placement: Placement, config: RuntimeConfig, pool: ActorPool) -> None:
+        carry_code_of(setup.strategy, *setup.codecs.by_hop.values())
         self._config = config
         self._placement = placement
         self._pool = pool

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.diffusion.process import NoiseProcess
@@ -247,7 +246,7 @@ class ClientHost:
             else:
                 trained = spoiled(kind, result.update.trained)
                 result = replace(result, update=replace(result.update, trained=trained))
-                failure = _failure(result, arrived.model)  # what is not finite is so every time
+                failure = result.why_unusable(arrived.model)  # what is not finite is so every time
                 return result, failure, Outcome.FAILED if failure else None
         return None, failure, Outcome.FAILED
 
@@ -291,18 +290,3 @@ def _watcher(limit_seconds: float | None, *, slow: bool) -> Callable[[], None]:
             raise ClientTimeoutError(f"its training took longer than failures.client_timeout_seconds = {limit_seconds:g}")
 
     return before_step
-
-
-def _failure(result: LocalResult, received: Tensor) -> str:
-    """Why an update must not be aggregated; empty if it may."""
-    sent = {"update": result.update.trained} | {name.value: vector for name, vector in result.beside.items()}
-    for name, vector in sent.items():
-        if vector.shape != received.shape:
-            return f"the {name} has shape {tuple(vector.shape)}, the model {tuple(received.shape)}"
-    if not math.isfinite(result.loss):
-        return f"loss became {result.loss}"
-    # One non-finite entry makes the sum non-finite; finite entries overflow it only when they are useless too.
-    for name, vector in sent.items():
-        if not math.isfinite(float(vector.sum())):
-            return f"the {name} holds non-finite values"
-    return ""

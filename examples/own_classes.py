@@ -1,0 +1,69 @@
+"""Classes of your own in a configuration: PYTHONPATH=examples fedphd run examples/own_classes.yaml"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
+from fedphd_ray.federation.compression import LossyCodec
+from fedphd_ray.federation.sampling import Clients, Draw, SamplingRule
+from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.base import LocalMethod, LocalStart
+
+
+class OnLeash(LocalMethod):
+    """One client, one round: too far away, its gradient points home."""
+
+    def __init__(self, start: LocalStart, length: float) -> None:
+        super().__init__(start)
+        self._length = length
+
+    def correct(self, grad: Tensor, vector: Tensor) -> None:
+        """In place, before clipping."""
+        away = vector - self.start.received
+        if away.norm() > self._length:
+            grad.copy_(away)
+
+
+class Leash(Strategy):
+    """FedAvg of clients that may move as far as `length`. What is declared here is checked like any other key."""
+
+    length: float = 0.1
+
+    def local_method(self, start: LocalStart) -> LocalMethod:
+        """The client half."""
+        return OnLeash(start, self.length)
+
+
+class LargestFirst(SamplingRule):
+    """Always the clients with most images."""
+
+    name: str = "largest_first"
+
+    def draw(self, draw: Draw) -> Clients:
+        """Ties by id."""
+        return draw.candidates[np.argsort(-draw.images[draw.candidates], kind="stable")[: draw.num]]
+
+
+class Signs(LossyCodec):
+    """One bit a value, and the mean size of all (Bernstein et al. 2018): wants error feedback."""
+
+    codec: Literal["signs"] = "signs"
+    name: ClassVar[str] = "signs"
+
+    def num_bytes(self, num_values: int) -> int:
+        """A scale, and a bit for each."""
+        return 4 + -(-num_values // 8) + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """Writes signs."""
+        scale = values.abs().mean() if len(values) else torch.zeros(())
+        return sealed(np.array([float(scale)], np.float32).view(np.uint8), np.packbits((values >= 0).numpy()))
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """Plus or minus the scale."""
+        body = opened(data, self.num_bytes(num_values), self.name)
+        signs = torch.from_numpy(np.unpackbits(body[4:], count=num_values)).float()
+        return (2 * signs - 1) * float(body[:4].copy().view(np.float32)[0])
