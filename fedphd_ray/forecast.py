@@ -4,7 +4,8 @@ Sizes depend on shapes alone, and edge choices on label counts alone, so the for
 client fails: an update that is not sent is not counted).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Forecast:
         edges: how alike and how loaded they are; None for a flat federation.
         exact: bytes are those of the ledger; else the most there can be: a codec's sizes depend on the values.
         narrowings: sub-models of each architecture; None where all clients train the whole network.
+        trained: (architecture, width) -> updates of it in the run.
     """
 
     label_counts: NDArray[np.int64]
@@ -64,6 +66,7 @@ class Forecast:
     edges: EdgeFigures | None = None
     exact: bool = True
     narrowings: tuple[Narrowing | None, ...] = ()
+    trained: Mapping[tuple[int, float], int] = field(default_factory=dict)
 
     @property
     def params_removed(self) -> float:
@@ -103,6 +106,7 @@ def forecast(experiment: Experiment) -> Forecast:
         edges=None if experiment.topology.flat else EdgeFigures.of(traffic.sendings),
         exact=experiment.codecs.fixed,
         narrowings=experiment.narrowings,
+        trained=traffic.trained,
     )
 
 

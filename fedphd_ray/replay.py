@@ -96,6 +96,7 @@ class Replay:
         self._flights: list[tuple[Flight, ...]] = []
         self._seconds = 0.0
         self.sendings: list[tuple[EdgeStatistics, ...]] = []
+        self.trained: Counter[tuple[int, float]] = Counter()
 
     def replay(self) -> tuple[dict[str, int], int]:
         """Bytes by hop, and the number of synchronisations."""
@@ -174,6 +175,7 @@ class Replay:
         for row in lost_rows(plan, workload) if plan.flights else ():
             self._bytes[row.hop] += row.num_bytes
         downloads = Counter((client in self._with_state, client in self._owed, plan.width(client)) for client in cohort)
+        self.trained.update((self._version, plan.width(client)) for client in cohort)
         for (known, owed, width), times in downloads.items():
             self._add(topology.to_client, times, workload.held_at(width).to_client(known=known, owed=owed))
         uploads = Counter((plan.width(client), plan.reported_parts.get(client)) for client in cohort)

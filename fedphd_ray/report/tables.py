@@ -60,7 +60,8 @@ def print_forecast(console: Console, forecast: Forecast, what: str, stock: str, 
         )
     for version, narrowing in enumerate(forecast.narrowings):
         if narrowing is not None:
-            console.print(_submodels(narrowing, "Sub-models" if not version else "Sub-models after pruning"))
+            trained = {width: times for (own, width), times in forecast.trained.items() if own == version}
+            console.print(_submodels(narrowing, trained, "Sub-models" if not version else "Sub-models after pruning"))
     if forecast.simulated is not None:
         print_devices(console, forecast.simulated)
     console.print(f"memory of one host process: about {text.num_bytes(forecast.host_memory_bytes)}", highlight=False)
@@ -73,20 +74,23 @@ def _traffic_of(forecast: Forecast) -> str:
     return f"Traffic of {forecast.rounds} rounds, {forecast.syncs} synchronisations{most}"
 
 
-def _submodels(narrowing: Narrowing, title: str) -> Table:
-    """How many clients train which width, and what that is."""
+def _submodels(narrowing: Narrowing, trained: Mapping[float, int], title: str) -> Table:
+    """How many clients can train which width at most, how many updates there are of each, and what that is."""
     table = Table(title=f"{title}, {narrowing.submodels.scheme}", title_justify="left")
-    for column in ("width", "parameters", "MACs", "memory", "clients"):
+    who = "clients, at most" if narrowing.submodels.assignment.every_round else "clients"
+    for column in ("width", "parameters", "MACs", "memory", who, "updates"):
         table.add_column(column, justify="right")
     for width in narrowing.submodels.widths:
         own, number = narrowing.networks.get(width), str(int((narrowing.widths == width).sum()))
         if own is None:
-            table.add_row("all", "", "", "", number)
+            table.add_row("all", "", "", "", number, f"{trained.get(width, 0):,}")
         else:
             params, macs, memory = own.held.model.numel(), own.cost.macs, own.cost.memory_bytes
-            table.add_row(text.percent(width), f"{params:,}", f"{macs:,}", text.num_bytes(memory), number)
+            table.add_row(
+                text.percent(width), f"{params:,}", f"{macs:,}", text.num_bytes(memory), number, f"{trained.get(width, 0):,}"
+            )
     if unable := int((narrowing.widths == 0).sum()):
-        table.add_row("none: too small", "", "", "", str(unable))
+        table.add_row("none: too small", "", "", "", str(unable), "")
     return table
 
 

@@ -301,6 +301,9 @@ def test_plan_shows_who_trains_what() -> None:
     assert "none: too small" in told
     assert "45,702" not in told.partition("Sub-models after pruning")[0]
     assert "45,702" in told  # parameters of the pruned slice
+    plans = federate(config).plans
+    own = Counter((plan.round > 2, plan.width(client)) for plan in plans for client in plan.edge_of)
+    assert {(bool(version), width): times for (version, width), times in forecast(experiment).trained.items()} == own
 
 
 RADIO = {
