@@ -102,39 +102,47 @@ def _participation(run: Measured) -> list[dict[str, object]]:
 
 
 def _markdown(groups: Sequence[Group], target: float, title: str, command: str) -> str:
-    keys = list(groups[0][0].cell.values)
-    columns = [*keys, "method", "FID", "simulated time", f"time to FID {target:.3g}", "updates used", "cloud", "clients", "lost"]
-    seeds = sorted({run.seed for group in groups for run in group})
+    keys, seeds = list(groups[0][0].cell.values), sorted({run.seed for group in groups for run in group})
+    columns = [*keys, "method", *_cells(groups[0], target, simulated=_simulated(groups))]
     several = " Means, and standard deviations over the seeds." if len(seeds) > 1 else ""
+    timed = " Times are simulated; the target is the FID that all reach." if _simulated(groups) else ""
+    lost = ", and the share of the latter for updates that were not used" if _simulated(groups) else ""
     lines = [
         f"# {title}",
         "",
         f"`{command}`",
         "",
-        f"Seeds {', '.join(map(str, seeds))}.{several} Times are simulated; the target is the FID that all reach. Bytes: over "
-        "the cloud's link, over the clients' links, and the share of the latter for updates that were not used.",
+        f"Seeds {', '.join(map(str, seeds))}.{several}{timed} Bytes: over the cloud's link, over the clients' links{lost}.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * (len(keys) + 1) + "---:|" * (len(columns) - len(keys) - 1),
-        *("| " + " | ".join(_cells(group, target)) + " |" for group in groups),
-        "",
     ]
-    return "\n".join(lines)
+    for group in groups:
+        cells = _cells(group, target, simulated=_simulated(groups)).values()
+        lines.append("| " + " | ".join([*group[0].cell.values.values(), group[0].strategy, *cells]) + " |")
+    return "\n".join([*lines, ""])
 
 
-def _cells(group: Group, target: float) -> list[str]:
+def _simulated(groups: Sequence[Group]) -> bool:
+    return any(run.sim_seconds for group in groups for run in group)
+
+
+def _cells(group: Group, target: float, *, simulated: bool) -> dict[str, str]:
+    """Column -> what it has of a group; those of time and loss only where devices are simulated."""
     spread, reached = _spread(group, lambda run: run.fid), _mean(group, lambda run: run.seconds_to(target))
-    return [
-        *group[0].cell.values.values(),
-        group[0].strategy,
-        f"{_mean(group, lambda run: run.fid):.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}"),
-        text.duration(_mean(group, lambda run: run.sim_seconds)),
-        "not by all" if math.isnan(reached) else text.duration(reached),
-        f"{_mean(group, lambda run: sum(run.used.values())):,.0f}",
-        text.num_bytes(_mean(group, lambda run: run.cloud_bytes)),
-        text.num_bytes(_mean(group, lambda run: run.client_bytes)),
-        text.percent(_mean(group, lambda run: run.lost_bytes / run.client_bytes if run.client_bytes else 0.0)),
-    ]
+    times = {
+        "simulated time": text.duration(_mean(group, lambda run: run.sim_seconds)),
+        f"time to FID {target:.3g}": "not by all" if math.isnan(reached) else text.duration(reached),
+    }
+    lost = text.percent(_mean(group, lambda run: run.lost_bytes / run.client_bytes if run.client_bytes else 0.0))
+    return {
+        "FID": f"{_mean(group, lambda run: run.fid):.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}"),
+        **(times if simulated else {}),
+        "updates used": f"{_mean(group, lambda run: sum(run.used.values())):,.0f}",
+        "cloud": text.num_bytes(_mean(group, lambda run: run.cloud_bytes)),
+        "clients": text.num_bytes(_mean(group, lambda run: run.client_bytes)),
+        **({"lost": lost} if simulated else {}),
+    }
 
 
 def heat_maps(groups: Sequence[Group], target: float, title: str) -> alt.VConcatChart:

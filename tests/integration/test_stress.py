@@ -1,6 +1,7 @@
 """`fedphd stress`: every combination once, resumable, with figures that equal the runs' own."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -67,6 +68,11 @@ def test_a_grid_of_cells(config: Path, tmp_path: Path) -> None:
     target = grids.target_of(measured)
     report = write_stress(measured, target, out, "title", "command")
     assert report.count("\n| {name:") == 8
+    assert "| FID | simulated time | time to FID" in report
+    without = write_stress([replace(run, sim_seconds=0.0) for run in measured], target, out, "title", "command")
+    assert "| FID | updates used | cloud | clients |\n" in without
+    assert "imulated" not in without
+    write_stress(measured, target, out, "title", "command")
     table = pq.read_table(out / "stress.parquet").to_pylist()
     assert [row["fid"] for row in table] == [run.fid for run in measured]
     assert [row["client_to_edge_bytes"] for row in table] == [run.bytes_by_hop["client_to_edge"] for run in measured]
