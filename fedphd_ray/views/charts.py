@@ -52,8 +52,8 @@ def _quality(runs: Sequence[tuple[str, RunView]], key: str, how: str, axis: str)
         {"run": label, "round": line["round"], "FID": line["fid"], "bytes": sent, "sim_seconds": seconds}
         for label, run in runs
         for line, sent, seconds in judged(run)
-        if key == "round" or line["round"]
     ]
+    rows = [row for row in rows if key == "round" or row[key]]  # nothing sent yet, or a run without a clock
     if not any(row[key] for row in rows):
         return None
     base = alt.Chart(alt.Data(values=rows)).encode(

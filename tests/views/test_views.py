@@ -122,6 +122,18 @@ def test_a_page_says_what_the_summary_says(whole: Path) -> None:
     assert titles >= {"Quality by round", "Quality against simulated time", "Traffic", "Who took part", "Time by phase", "Loss"}
 
 
+def test_a_run_without_a_clock_is_in_no_picture_of_simulated_time(whole: Path, tmp_path: Path) -> None:
+    directory = cut(whole, tmp_path / "run")
+    lines = [json.loads(line) | {"sim_seconds": 0.0} for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = {
+        chart.title: {row["run"] for row in chart.rows}
+        for chart in charts([("with", RunView.of(whole)), ("without", RunView.of(directory))])
+    }
+    assert drawn["Quality against simulated time"] == {"with"}
+    assert drawn["Quality against bytes sent"] == drawn["Quality by round"] == {"with", "without"}
+
+
 def test_nothing_in_a_run_becomes_markup(whole: Path, tmp_path: Path) -> None:
     directory = cut(whole, tmp_path / "run", *END, state="failed")
     evil = "</script><script>alert(1)</script>"
