@@ -74,7 +74,8 @@ class Config(Section):
         self._check_strategy()
         if self.submodels is not None:
             buffered = isinstance(self.schedule.policy, Buffered)
-            self.submodels.require_fit(self.strategy, devices=self.devices is not None, rounds=not buffered)
+            feedback = any(getattr(own, "error_feedback", False) for own in self.communication.values())
+            self.submodels.require_fit(self.strategy, devices=self.devices is not None, rounds=not buffered, feedback=feedback)
         require_fit(self.communication, self.hierarchy.topology(), self.strategy)
         self._check_faults()
         self._check_evaluation()

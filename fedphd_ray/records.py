@@ -21,6 +21,7 @@ class Kind(enum.StrEnum):
     COVERAGE = "coverage"
     STATISTICS = "statistics"
     PLAN = "plan"
+    MASK = "mask"
     ANCHOR = "anchor"  # a former model that a node goes back to; never sent by this name
 
 
@@ -153,8 +154,14 @@ def distribution(label_counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(label_counts / total)
 
 
+BY_MAGNITUDE = -1
+
+
 class Slice(NamedTuple):
-    """A sub-model: share of each layer's channels, and by how many channels its window is moved."""
+    """A sub-model: share of each layer's channels, and by how many channels its window is moved.
+
+    With `BY_MAGNITUDE` in place of a shift it is the share of all parameters, those that are largest when they are sent.
+    """
 
     width: float
     shift: int

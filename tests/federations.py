@@ -75,6 +75,11 @@ METHODS: dict[str, dict[str, object]] = {
         "submodels": {"scheme": "rolling", "widths": [0.75, 0.5]},
         "pruning": {"mode": "none", "round": None},
     },
+    "masked fedavg": {
+        "strategy": {"name": "fedavg"},
+        "submodels": {"scheme": "masked", "widths": [1.0, 0.6, 0.3]},
+        "local": {"optimizer_state": "per_client"},
+    },
     "fedphd with sub-models": {
         "submodels": {"widths": [1.0, 0.7]},
         "pruning": {"ratio": 0.25},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedphd_ray.federation.batches import Examples, batches
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.masks import masked
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientState, Kind, LocalOrder
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
@@ -110,6 +111,7 @@ class LocalTrainer:
         beside: Mapping[Kind, Tensor] = MappingProxyType({}),
         state: ClientState | None = None,
         labels: Tensor | None = None,
+        mask: Tensor | None = None,
         before_step: Callable[[], None] = lambda: None,
     ) -> LocalResult:
         """Trains `model` in place on one client's images [n, C, H, W], from what it received [num_params].
@@ -124,6 +126,7 @@ class LocalTrainer:
             beside: what arrived beside it, by name.
             state: what the client kept from its last round.
             labels: of the images, int64 [n], where the network is told them.
+            mask: 1 where parameters are trained, 0 where they are zero and stay so [num_params]; None trains all.
             before_step: called before every optimiser step; an exception from it ends the training.
         """
         assert state is None or state.version == version, "a client's state was not cut when the model was pruned"
@@ -137,8 +140,8 @@ class LocalTrainer:
             gradient = partial(self._full_gradient, model, examples, received, key)
             start = LocalStart(received, beside, kept, model.module, model.layout, learning_rate, gradient)
             method = self.strategy.local_method(start)
-            initial = method.initial()
-            model.vector.copy_(initial)
+            method, kept = (method, kept) if mask is None else masked(method, kept, mask)
+            model.vector.copy_(initial := method.initial())
             optimizer = _optimizer(config, model, learning_rate, kept, {} if state is None else state.scalars)
             losses, num_images = [], 0
             all_batches = batches(examples, config, self.num_classes, generator)

@@ -29,6 +29,7 @@ class Holdings:
         version: the architecture.
         beside: more vectors by name, for methods that send some [num_params].
         plan_channels: prunable channels, the length of the plan by which the network was pruned; 0 before that.
+        masked: parameters of the network of which `model` has some: a bit for each says which; 0 where it has all.
     """
 
     model: Tensor
@@ -36,6 +37,7 @@ class Holdings:
     version: int
     beside: Mapping[Kind, Tensor] = field(default_factory=dict)
     plan_channels: int = 0
+    masked: int = 0
 
     @classmethod
     def sized(cls, layout: Layout, strategy: Strategy, version: int, plan_channels: int) -> "Holdings":
@@ -70,7 +72,8 @@ class Holdings:
             known: whether it keeps something of its own.
             owed: whether what it keeps is of the former architecture.
         """
-        return self._model(shared(self.parts) if known else self.parts) | self._plan(owed=owed)
+        mask: dict[Kind, Content] = {Kind.MASK: Marks(self.masked, self.version)} if self.masked else {}
+        return {**self._model(shared(self.parts) if known else self.parts), **mask, **self._plan(owed=owed)}
 
     def to_parent(self, label_counts: NDArray[np.int64] | None) -> Message:
         """From a node to its parent, when its period is full; with what it has seen, for methods that share that."""

@@ -92,7 +92,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
         devices, widths = self.devices, narrowing.submodels.widths
         work = np.array([[workload.work(client, width) for width in widths] for client in clients.tolist()])
         sent = [8.0 * workload.upload_bytes(width, None) for width in widths]
-        received = np.array([8.0 * workload.download_bytes(client, widths[0]) for client in clients.tolist()])
+        received = np.array([8.0 * max(workload.download_bytes(client, own) for own in widths) for client in clients.tolist()])
         return Crowd(
             clients=clients,
             widest=narrowing.widths[clients],

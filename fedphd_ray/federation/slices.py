@@ -14,6 +14,7 @@ from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.links import Content, Delivery, Parameters
 from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.federation.prune import groups_at, pruned_shapes, shapes_at
+from fedphd_ray.federation.sparsification import largest
 from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.plan import GroupCut, PrunePlan, kept_per_block
@@ -63,7 +64,8 @@ class SubNetwork:
     def held(self, whole: Holdings, strategy: Strategy) -> Holdings:
         """What an aggregator sends to a client that trains the small network."""
         beside = {kind: self.cut(vector) for kind, vector in whole.beside.items()}
-        return replace(whole, model=self.cut(whole.model), parts=strategy.parts(self.layout), beside=beside)
+        masked = self.whole if self.layout.names == kept_layout(0).names else 0
+        return replace(whole, model=self.cut(whole.model), parts=strategy.parts(self.layout), beside=beside, masked=masked)
 
     def delivery(self, sent: Delivery, reported: Sequence[Part]) -> Delivery:
         """What arrived of a small network, in the large one's coordinates, with those that it covers.
@@ -102,6 +104,19 @@ class Seat:
     sub: SubNetwork | None = None
     covers: bool = False
 
+    @property
+    def mask(self) -> Tensor | None:
+        """1 where the client trains, and 0 elsewhere [num_params]; None where it trains all of its network."""
+        return None
+
+    def received(self, arrived: Tensor) -> Tensor:
+        """What arrived, as the module takes it."""
+        return arrived
+
+    def to_send(self, update: Update) -> Update:
+        """What the module's update is on a link."""
+        return update
+
     def of_state(self, state: ClientState | None) -> ClientState | None:
         """What a client keeps, for its network."""
         return state if self.sub is None else self.sub.cut_state(state)
@@ -118,6 +133,52 @@ class Seat:
             return sent
         ones = Parameters.whole(torch.ones_like(sent.update.trained), sent.version)
         return replace(sent, contents={**sent.contents, Kind.COVERAGE: ones})
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSeat(Seat):
+    """A client that trains some coordinates of the whole network, and has zeros in place of the others."""
+
+    @property
+    def mask(self) -> Tensor:
+        """See `Seat`."""
+        assert self.sub is not None
+        return self.sub.grown(torch.ones(len(self.sub.places), device=self.held.model.device))
+
+    def received(self, arrived: Tensor) -> Tensor:
+        """With zeros."""
+        assert self.sub is not None
+        return self.sub.grown(arrived)
+
+    def to_send(self, update: Update) -> Update:
+        """Without them."""
+        assert self.sub is not None
+        assert update.initial is not None
+        return Update.whole(self.sub.cut(update.trained), self.sub.cut(update.initial))
+
+    def of_state(self, state: ClientState | None) -> ClientState | None:
+        """As it is."""
+        return state
+
+    def to_keep(self, small: ClientState | None, before: ClientState | None) -> ClientState | None:
+        """As it is."""
+        return small
+
+
+def masked_network(model: Tensor, density: float) -> SubNetwork:
+    """The largest parameters of a model."""
+    places = torch.nonzero(largest(model, num_kept(len(model), density))).flatten().to(torch.int32)
+    return SubNetwork(kept_layout(len(places)), places, len(model))
+
+
+def num_kept(num_params: int, density: float) -> int:
+    """So many parameters does a mask keep."""
+    return max(1, math.ceil(density * num_params))
+
+
+def kept_layout(num: int) -> Layout:
+    """Of parameters that are no network by themselves."""
+    return Layout(("kept",), ((num,),))
 
 
 def slice_plan(spec: UNetSpec, ratios: tuple[float, ...], own: Slice) -> PrunePlan:
@@ -177,13 +238,18 @@ def require_networks(spec: UNetSpec, ratios: tuple[float, ...], submodels: SubMo
         ConfigError: a width would.
     """
     pruned_shapes(spec, *ratios)
-    for width in () if submodels is None else submodels.widths:
+    for width in () if submodels is None or submodels.scheme == "masked" else submodels.widths:
         for version in range(len(ratios) + 1):
             narrow_layout(spec, ratios[:version], width)
 
 
 def num_slices(spec: UNetSpec, ratios: tuple[float, ...], submodels: SubModels) -> int:
-    """Different slices there are, the whole network among them: windows repeat when every group has come round."""
+    """Different slices there are, the whole network among them: windows repeat when every group has come round.
+
+    Of masks there are too many: what they have covered is not told above the edges, and the cloud takes means of whole models.
+    """
+    if submodels.scheme == "masked":
+        return 0
     narrow = sum(width < 1 for width in submodels.widths)
     turns = math.lcm(*(group.block for group in groups_at(spec, ratios))) if submodels.scheme == "rolling" else 1
     return len(submodels.widths) - narrow + narrow * turns

@@ -30,6 +30,15 @@ class Sparse(LossyCodec):
         return min(num_values, max(1, math.ceil(self.share * num_values)))
 
 
+def largest(values: Tensor, num: int) -> Tensor:
+    """Which values are the `num` largest by magnitude, bool; of those that are equally large the first."""
+    sizes = values.abs()
+    border = torch.kthvalue(sizes, len(sizes) - num + 1).values
+    chosen = sizes > border
+    chosen[torch.nonzero(sizes == border).flatten()[: num - int(chosen.sum())]] = True
+    return chosen
+
+
 class TopK(Sparse):
     """The largest by magnitude; of those that are equally large, the first. Places are whole numbers or a bitmap, by size."""
 
@@ -46,11 +55,7 @@ class TopK(Sparse):
         num, kept = values.numel(), self.num_kept(values.numel())
         if not num:
             return sealed(np.empty(0, np.uint8))
-        sizes = values.abs()
-        border = torch.kthvalue(sizes, num - kept + 1).values
-        chosen = sizes > border
-        ties = torch.nonzero(sizes == border).flatten()[: kept - int(chosen.sum())]
-        chosen[ties] = True
+        chosen = largest(values, kept)
         places = torch.nonzero(chosen).flatten()
         wide = 4 * kept <= -(-num // 8)
         where = places.to(torch.int32).numpy().view(np.uint8) if wide else np.packbits(chosen.numpy())

@@ -16,11 +16,15 @@ from pydantic import Field, model_validator
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.assignments import ByMemory, ByShare, Wireless
-from fedphd_ray.records import Slice
+from fedphd_ray.records import BY_MAGNITUDE, Slice
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.tensors import Layout
 
 Width = Annotated[float, Field(gt=0, le=1)]
+
+
+_ONE = Layout(("conv_in.weight", "conv_out.weight"), ((1,), (1,)))  # of which every method makes its parts
 
 
 class SubModels(Section):
@@ -28,13 +32,13 @@ class SubModels(Section):
 
     Attributes:
         scheme: `nested` (HeteroFL): the first channels of each norm group; `rolling` (FedRolex): a window that moves by one every
-            round.
+            round; `masked` (arXiv 2305.09042): any parameters, the largest of the model that is sent.
         widths: share of the channels that a client's network keeps, from the widest; rounded down to whole channels of each norm
-            group and attention head.
+            group and attention head. With `masked` the share of the parameters.
         assignment: who trains which.
     """
 
-    scheme: Literal["nested", "rolling"] = "nested"
+    scheme: Literal["nested", "rolling", "masked"] = "nested"
     widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)]
     assignment: Annotated[ByShare | ByMemory | Wireless, Field(discriminator="name")] = ByShare()
 
@@ -46,13 +50,14 @@ class SubModels(Section):
         self.assignment.require_fit(len(self.widths))
         return self
 
-    def require_fit(self, strategy: Strategy, *, devices: bool, rounds: bool) -> None:
+    def require_fit(self, strategy: Strategy, *, devices: bool, rounds: bool, feedback: bool = False) -> None:
         """Sees that it goes with the rest of a configuration.
 
         Args:
             strategy: the method.
             devices: they are simulated.
             rounds: clients of a round are asked together.
+            feedback: clients keep what their uploads leave out.
 
         Raises:
             ConfigError: it does not.
@@ -71,6 +76,14 @@ class SubModels(Section):
                 found=self.assignment.name,
                 remedy="take another policy, or assignment: {name: memory}",
             )
+        sends_more = strategy.clients_send or strategy.server_sends or strategy.keeps_state
+        if self.scheme == "masked" and (sends_more or feedback or len(strategy.parts(_ONE)) > 1):
+            raise ConfigError(
+                "submodels.scheme",
+                expected="nested: masks go with methods that send one model and keep nothing, and without error feedback",
+                found="masked",
+                remedy="take nested, or for example strategy.name: fedavg",
+            )
         if self.scheme == "rolling" and strategy.keeps_state:
             raise ConfigError(
                 "submodels.scheme",
@@ -81,6 +94,8 @@ class SubModels(Section):
 
     def describe(self) -> str:
         """In a few words."""
+        if self.scheme == "masked":
+            return f"masked models of densities {', '.join(f'{width:g}' for width in self.widths)}"
         return f"{self.scheme} sub-models of widths {', '.join(f'{width:g}' for width in self.widths)}"
 
     @property
@@ -90,5 +105,5 @@ class SubModels(Section):
 
     def slices(self, widths: NDArray[np.float64], clients: Sequence[int], round: int) -> dict[int, Slice]:
         """What each of some clients trains in a round; a client not in it trains the whole network."""
-        shift = round - 1 if self.scheme == "rolling" else 0
+        shift = {"nested": 0, "rolling": round - 1, "masked": BY_MAGNITUDE}[self.scheme]
         return {client: Slice(float(widths[client]), shift) for client in clients if widths[client] < 1}

@@ -1,7 +1,8 @@
 """An experiment: every choice made, as objects. The configuration builds it, tests build it by hand."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +26,7 @@ from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.federation.prune import num_channels, shapes_at
 from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.server_optimizer import ServerOptimizer
-from fedphd_ray.federation.slices import narrow_layout, num_slices
+from fedphd_ray.federation.slices import kept_layout, narrow_layout, num_kept, num_slices
 from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.federation.workload import Narrow, Narrowing
 from fedphd_ray.population import ClientRows, Population
@@ -124,9 +125,7 @@ class Experiment:
         assert self.submodels is not None
         ratios, spec, networks = self.pruning.ratios[:version], self.spec, dict[float, Narrow]()
         for width in (width for width in self.submodels.widths if width < 1):
-            layout = narrow_layout(spec, ratios, width)
-            held = Holdings.sized(layout, self.strategy, version, num_channels(spec, ratios))
-            networks[width] = Narrow(held, Cost.of(spec, layout.by_name, self.local.images_at_once))
+            networks[width] = self._masked(version, width) if self.submodels.scheme == "masked" else self._narrow(version, width)
         costs = tuple(networks[width].cost if width < 1 else self.costs[version] for width in self.submodels.widths)
         candidates = Candidates(self.submodels.widths, costs, self.training_images, self.devices, self.seed)
         return Narrowing(
@@ -136,6 +135,20 @@ class Experiment:
             num_slices(spec, ratios, self.submodels),
             candidates,
         )
+
+    def _narrow(self, version: int, width: float) -> Narrow:
+        ratios = self.pruning.ratios[:version]
+        layout = narrow_layout(self.spec, ratios, width)
+        held = Holdings.sized(layout, self.strategy, version, num_channels(self.spec, ratios))
+        return Narrow(held, Cost.of(self.spec, layout.by_name, self.local.images_at_once))
+
+    def _masked(self, version: int, density: float) -> Narrow:
+        """As its paper counts: MACs shrink with the parameters; memory does not."""
+        ratios, whole = self.pruning.ratios[:version], self.costs[version]
+        num_params = sum(map(math.prod, shapes_at(self.spec, ratios).values()))
+        layout = kept_layout(num_kept(num_params, density))
+        held = replace(Holdings.sized(layout, self.strategy, version, num_channels(self.spec, ratios)), masked=num_params)
+        return Narrow(held, replace(whole, macs=math.ceil(density * whole.macs)))
 
     @property
     def clients_keep(self) -> bool:

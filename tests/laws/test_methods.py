@@ -143,7 +143,7 @@ WITH_EDGES = [name for name in METHODS if not method(name).strategy.flat_only]
 
 
 @pytest.mark.parametrize("edges", [2, 4])
-@pytest.mark.parametrize("name", WITH_EDGES)
+@pytest.mark.parametrize("name", [name for name in WITH_EDGES if name != "masked fedavg"])  # masks are averaged at each edge
 def test_edges_that_sync_every_round_are_flat(name: str, edges: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client (or two) on each edge, of unequal sizes: to rounding the cloud's model is that of the flat federation.
 

@@ -1,5 +1,6 @@
 """Clients that train a narrower network: cut out, trained, put back, and averaged over those who hold each coordinate."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from io import StringIO
@@ -20,13 +21,14 @@ from fedphd_ray.federation.prune import groups_at
 from fedphd_ray.federation.slices import narrow_layout, num_slices, slice_plan, sub_network
 from fedphd_ray.federation.submodels import SubModels
 from fedphd_ray.forecast import forecast
-from fedphd_ray.records import ClientState, Kind, LocalOrder, Slice
+from fedphd_ray.records import BY_MAGNITUDE, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Slice
 from fedphd_ray.report.tables import describe, print_forecast
 from fedphd_ray.runtime.exchange import workload_of
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
 from fedphd_ray.runtime.workers.client_host import ClientHost
+from fedphd_ray.runtime.workers.edge_server import EdgeServer
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.tensors import Layout
 
@@ -317,6 +319,79 @@ RADIO = {
 def wireless(**changes: object) -> Config:
     own = {"widths": [1.0, 0.75, 0.5], "assignment": RADIO | changes}
     return method("fedavg", pruning=DENSE, devices={"preset": "phones"}, submodels=own, schedule={"rounds": 6})
+
+
+MASKED = {"scheme": "masked", "widths": [1.0, 0.3]}
+
+
+def test_a_mask_keeps_the_largest_and_moves_nothing_else() -> None:
+    """What is left out is zero at the client, has no update, no moment, and stays as it was at the edge."""
+    local = {"optimizer_state": "per_client"}
+    experiment = method("flat fedavg", pruning=DENSE, submodels=MASKED, local=local).build()
+    host = ClientHost(experiment.host_setup())
+    state = initial_state(experiment.spec, experiment.seed)
+    layout = Layout.of(state)
+    vector = layout.flatten(state)
+    payload = Payload(vector.numpy(), layout, 0)
+    order = LocalOrder(1, 0, 1.0, 0.0, slices={3: Slice(0.3, BY_MAGNITUDE)})
+    partial, (kept,) = host.train(payload, order, [3], [None])
+    num = math.ceil(0.3 * len(vector))
+    covered = partial.totals[Kind.COVERAGE] > 0
+    assert int(covered.sum()) == num
+    assert np.abs(vector.numpy())[covered].min() >= np.abs(vector.numpy())[~covered].max()
+    assert not partial.totals[Kind.MODEL][~covered].any()
+    assert (partial.totals[Kind.MODEL][covered] != 0).mean() > 0.99
+    assert kept is not None
+    assert not kept.vectors["exp_avg"][~covered].any()
+    old = replace(kept, vectors={name: np.ones_like(own) for name, own in kept.vectors.items()})  # moments from another mask
+    again, _ = host.train(payload, replace(order, round=2), [3], [old])
+    assert not again.totals[Kind.MODEL][~covered].any()
+    cut = replace(old, vectors={name: own * covered for name, own in old.vectors.items()})
+    same, _ = host.train(payload, replace(order, round=2), [3], [cut])
+    assert np.array_equal(again.totals[Kind.MODEL], same.totals[Kind.MODEL])  # they move nothing while it trains
+    sizes = {str(row.kind): row.num_bytes for row in partial.transfers if row.destination.startswith("client")}
+    assert sizes == {"model": 4 * num, "mask": -(-len(vector) // 8)}
+    assert [row.num_bytes for row in partial.transfers if row.source.startswith("client")] == [4 * num]
+
+
+def test_masks_are_averaged_over_those_who_kept_a_weight_and_the_cloud_takes_whole_models() -> None:
+    config = method("fedavg", pruning=DENSE, submodels=MASKED)
+    experiment, outcome = config.build(), federate(config)
+    assert forecast(experiment).bytes_by_hop == sums_by_hop(outcome)
+    assert {str(row.kind) for row in outcome.transfers} == {"model", "mask"}
+    narrowing = experiment.narrowings[0]
+    assert narrowing is not None
+    assert narrowing.networks[0.3].cost.memory_bytes == experiment.costs[0].memory_bytes
+    one, other = np.array([1.0, 2.0, 3.0], np.float32), np.array([3.0, 6.0, 5.0], np.float32)
+    base, mask = Payload(np.zeros(3, np.float32), Layout(("w",), ((3,),)), 0), np.array([1.0, 0.0, 1.0], np.float32)
+    total = {Kind.MODEL: one * mask + other, Kind.COVERAGE: mask + 1}
+    partial = PartialUpdate(total, ((1.0,), (1.0,)), np.array([2]), (), (), 0.0, 0.0)
+    _, after = EdgeServer("edge/0", 1).aggregate(0, base, [1], experiment.strategy, True, partial)
+    assert after.vector.tolist() == [2.0, 6.0, 4.0]
+
+
+def test_masks_meet_a_deadline_too() -> None:
+    own = {"scheme": "masked", "widths": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], "assignment": RADIO}
+    config = method("fedavg", pruning=DENSE, devices={"preset": "phones"}, submodels=own, schedule={"rounds": 6})
+    outcome = federate(config)
+    assert len({own.width for plan in outcome.plans for own in plan.slices.values()}) > 1
+    flights = [flight for plan in outcome.plans for flight in plan.flights]
+    assert max(flight.ended - flight.started for flight in flights) <= 1.0 + 1e-9
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"strategy": {"name": "scaffold"}, "hierarchy": FLAT},
+        {"strategy": {"name": "feddiffuse", "mode": "usplit"}},
+        {"strategy": {"name": "moon"}},
+        {"communication": {"from_clients": {"codec": "int8", "error_feedback": True}}},
+    ],
+)
+def test_masks_go_with_one_model_alone(sections: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="masks go with methods that send one model"):
+        tiny(**({"strategy": {"name": "fedavg"}, "pruning": DENSE, "submodels": MASKED} | sections))
 
 
 def test_clients_of_a_radio_channel_are_in_time() -> None:

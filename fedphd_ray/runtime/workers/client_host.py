@@ -25,11 +25,11 @@ from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.local_training import LocalResult, LocalTrainer
 from fedphd_ray.federation.protocol import Holdings, upload
-from fedphd_ray.federation.slices import Seat, sub_network
+from fedphd_ray.federation.slices import MaskedSeat, Seat, masked_network, sub_network
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
-from fedphd_ray.records import ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload, Slice
+from fedphd_ray.records import BY_MAGNITUDE, ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload, Slice
 from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
@@ -156,7 +156,7 @@ class ClientHost:
             message = seat.held.to_client(known=state is not None, owed=client in order.plan_owed)
             arrived = self._download(order, client).send(message)
             sums.transfers += arrived.rows
-            result, failure, outcome = self._try(seat.model, arrived, order, client, own)
+            result, failure, outcome = self._try(seat, arrived, order, client, own)
             seconds = time.perf_counter() - began
             sums.train_seconds += seconds
             work = (math.nan, 0, 0) if result is None else (result.loss, result.num_steps, result.num_images)
@@ -170,7 +170,9 @@ class ClientHost:
             reported = order.reported_parts.get(client)
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
             left = residual_of(own, seat.model.layout, self._device) if setup.keeps_residuals else None
-            message = upload(result.update, named(seat.held.parts, reported), payload.version, result.beside, counts)
+            message = upload(
+                seat.to_send(result.update), named(seat.held.parts, reported), payload.version, result.beside, counts
+            )
             sent = self._upload(order, client).send(message, left)
             kept_states.append(seat.to_keep(with_residual(result.state, sent.residual, payload.version), state))
             sums.transfers += sent.rows
@@ -193,6 +195,9 @@ class ClientHost:
         setup = self._setup
         if own is None:
             return Seat(self._model(layout, held.version), held, covers=setup.narrows)
+        if own.shift == BY_MAGNITUDE:
+            sub = masked_network(held.model, own.width)
+            return MaskedSeat(self._model(layout, held.version), sub.held(held, setup.strategy), sub)
         sub = sub_network(setup.spec, setup.ratios[: held.version], own)
         return Seat(self._model(sub.layout, held.version, own.width), sub.held(held, setup.strategy), sub)
 
@@ -209,14 +214,14 @@ class ClientHost:
 
     def _try(
         self,
-        model: FlatModel,
+        seat: Seat,
         arrived: Delivery,
         order: LocalOrder,
         client: int,
         state: ClientState | None,
     ) -> tuple[LocalResult | None, str, Outcome | None]:
         """Trains a client, again after an exception; its result, and why that may not be used (empty, None if it may)."""
-        setup, failure = self._setup, ""
+        setup, failure, received = self._setup, "", seat.received(arrived.model)
         limit = setup.failures.client_timeout_seconds
         for attempt in range(order.attempt, setup.failures.client_retries + 1):
             kind = setup.faults.of_client(order.round, client, attempt)
@@ -228,11 +233,12 @@ class ClientHost:
                     if setup.feature_skew is not None:
                         images = setup.feature_skew.look(client, setup.seed).of(images)
                     result = self._trainer.train(
-                        model,
+                        seat.model,
                         images,
                         order,
                         client=client,
-                        received=arrived.model,
+                        received=received,
+                        mask=seat.mask,
                         version=arrived.version,
                         beside=arrived.beside,
                         state=state,
@@ -246,7 +252,7 @@ class ClientHost:
             else:
                 trained = spoiled(kind, result.update.trained)
                 result = replace(result, update=replace(result.update, trained=trained))
-                failure = result.why_unusable(arrived.model)  # what is not finite is so every time
+                failure = result.why_unusable(received)  # what is not finite is so every time
                 return result, failure, Outcome.FAILED if failure else None
         return None, failure, Outcome.FAILED
 
