@@ -150,7 +150,11 @@ class Observer:
         if trace.plan.prunes:
             tell(Pruned(round, state.model.version, state.model.layout.num_params))
         seconds, slots = trace.seconds | self._watch.lap(), self._backend.slots
-        record = round_record(trace.plan, state.model.version, trace.reports, trace.seen, moved, seconds, slots, replaced)
+        experiment = self._experiment
+        active = experiment.schedule.participation.active(state.memory, experiment.population.num_clients)
+        record = round_record(
+            trace.plan, state.model.version, trace.reports, trace.seen, moved, seconds, slots, replaced, int(active.sum())
+        )
         tell(RoundDone(record, quality))
 
 

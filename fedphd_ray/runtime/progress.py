@@ -40,6 +40,7 @@ class RoundRecord:
         failures: clients whose update was not aggregated, and why.
         outcomes: the same in a word: they have failed, were late, or were lost with their process.
         replacements: processes that died and were replaced since the record before, a sentence each.
+        active_clients: who can still be asked after the round; None in records of former versions.
     """
 
     round: int
@@ -63,6 +64,7 @@ class RoundRecord:
     failures: dict[int, str]
     outcomes: dict[int, str]
     replacements: tuple[str, ...]
+    active_clients: int | None = None
 
 
 def round_record(
@@ -74,6 +76,7 @@ def round_record(
     seconds: Mapping[str, float],
     slots: int,
     replacements: Sequence[str],
+    active_clients: int,
 ) -> RoundRecord:
     """The record of a round: from its plan, its edges' reports and statistics, seconds by phase, and what was replaced."""
     clients = [client for report in reports for client in report.reports]
@@ -104,6 +107,7 @@ def round_record(
         failures={client.client: client.failure for client in clients if client.failure},
         outcomes={client.client: client.outcome.value for client in clients if client.outcome is not None},
         replacements=tuple(replacements),
+        active_clients=active_clients,
     )
 
 

@@ -184,7 +184,11 @@ def test_nobody_is_asked_who_was_pruned(sections: dict[str, object]) -> None:
 
 
 def test_a_run_prunes_clients() -> None:
-    assert (outcome_of("fedphd with client pruning").state.memory[LEFT] > 0).any()
+    outcome = outcome_of("fedphd with client pruning")
+    gone = int((outcome.state.memory[LEFT] > 0).sum())
+    assert gone > 0
+    assert outcome.records[-1].active_clients == 6 - gone
+    assert outcome_of("fedphd").records[-1].active_clients == 6
 
 
 @pytest.mark.parametrize(
