@@ -80,10 +80,21 @@ def model_card(summary: Summary, settings: Mapping[str, Any]) -> str:
 
 
 def _figures(summary: Summary) -> list[tuple[str, str]]:
-    """Names and values."""
+    """Names and values; where clients have whole models of their own, theirs are told apart from the cloud's."""
+    own, theirs = [], "of clients' own models, each against the client's own images"
+    if summary.personal_fid is not None and summary.personal_kid is not None:
+        own = [
+            (
+                "Frechet distance of clients' own models, each against the client's own images",
+                f"{summary.personal_fid:.3f} (mean)",
+            ),
+            ("kernel distance of the same", f"{summary.personal_kid:.4f} (mean)"),
+        ]
+    whose = " of the cloud's model" if own else ""
     return [
-        ("Frechet distance", "not measured" if summary.fid is None else f"{summary.fid:.3f}"),
-        ("kernel distance", "not measured" if summary.kid is None else f"{summary.kid:.4f}"),
+        (f"Frechet distance{whose}", "not measured" if summary.fid is None else f"{summary.fid:.3f}"),
+        (f"kernel distance{whose}", "not measured" if summary.kid is None else f"{summary.kid:.4f}"),
+        *own,
         ("in the features of", summary.fid_features or "-"),
         ("samples and steps", f"{summary.evaluation.get('num_samples')}, {summary.evaluation.get('steps')} (DDIM)"),
         ("parameters", f"{summary.params_final:,} (dense: {summary.params_dense:,})"),

@@ -23,6 +23,8 @@ from fedphd_ray.strategies import SFedHP, Strategy
 from fedphd_ray.strategies.base import PERSONAL, Aggregate, LocalMethod, LocalStart
 from fedphd_ray.strategies.sfedhp import smooth_l1, smooth_l1_gradient
 from fedphd_ray.tensors import Layout
+from fedphd_ray.views.page import page
+from fedphd_ray.views.run_view import RunView
 
 DENSE = {"mode": "none", "round": None}
 
@@ -192,6 +194,10 @@ def test_clients_models_are_judged_and_delivered(tmp_path: Path) -> None:
     assert len(models) == 3
     for model in models:
         assert json.loads((model / "config.json").read_text())
+    card = (models[1] / "README.md").read_text()
+    assert f"each against the client's own images | {summary.personal_fid:.3f} (mean) |" in card
+    assert f"| Frechet distance of the cloud's model | {summary.fid:.3f} |" in card
+    assert f"<b>{summary.personal_fid:.2f}</b><span>FID of clients" in page([RunView.of(tmp_path / "run")])
     lines = [json.loads(line) for line in (tmp_path / "run" / "quality.jsonl").read_text().splitlines()]
     assert lines[0]["personal_fid"] is None  # nobody has trained
     assert lines[-1]["personal_fid"] == pytest.approx(summary.personal_fid)
