@@ -18,6 +18,7 @@ BLOCK = 512
 CHUNK_BLOCKS = 128
 """Blocks that are worked on at once: a quarter of a MiB, which stays in a core's cache."""
 LARGEST_HALF = 65504.0
+LARGEST_SCALE = 1e36
 
 
 class LossyCodec(Section):
@@ -120,30 +121,34 @@ class Affine(LossyCodec):
             torch.sub(blocks, middle[:, None], out=steps)
             steps.div_(torch.where(scale > 0, scale, 1.0)[:, None])
             if generator is None:
-                steps.add_(top / 2).round_()
-            else:
-                steps.add_(torch.rand(steps.shape, generator=generator).add_(top / 2)).floor_()
+                steps.add_(top / 2 + 0.5)
+            else:  # what rounds up to the next whole number is beyond the last level
+                steps.add_(torch.rand(steps.shape, generator=generator).add_(top / 2)).clamp_(max=top + 0.5)
             mine = levels[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
-            np.copyto(
-                mine, steps.clamp_(0, top).view(-1)[: len(mine)].numpy(), casting="unsafe"
-            )  # torch takes five times as long
+            # Cut to whole numbers, which is rounding by what was added; torch takes five times as long.
+            np.copyto(mine, steps.view(-1)[: len(mine)].numpy(), casting="unsafe")
         if self.bits == 4:
             data[8 * num_blocks : -CHECKSUM_BYTES] = self._packed(levels)
         return seal(data)
 
     def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
-        """The middle of each block, and so many steps from it."""
+        """The lowest value of each block, and so many steps from it."""
         body, num_blocks = opened(data, self.num_bytes(num_values), self.name), -(-num_values // BLOCK)
         scales, middles = torch.from_numpy(body[: 8 * num_blocks].view(np.float32).copy()).view(2, num_blocks)
         packed = body[8 * num_blocks :]
         levels = torch.from_numpy(np.require(self._unpacked(packed, num_values), requirements="W"))
         half, values = (2**self.bits - 1) / 2, torch.empty(num_blocks * BLOCK)
+        wide = bool((scales > LARGEST_SCALE).any())  # levels times scales overflow there
+        lowest = middles - half * scales
         for first in range(0, num_blocks, CHUNK_BLOCKS):
             own = values[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
             mine = levels[first * BLOCK : (first + CHUNK_BLOCKS) * BLOCK]
             own[: len(mine)].copy_(mine)
-            last = first + len(own) // BLOCK
-            own.view(-1, BLOCK).sub_(half).mul_(scales[first:last, None]).add_(middles[first:last, None])
+            blocks, last = own.view(-1, BLOCK), first + len(own) // BLOCK
+            if wide:
+                blocks.sub_(half).mul_(scales[first:last, None]).add_(middles[first:last, None])
+            else:
+                blocks.mul_(scales[first:last, None]).add_(lowest[first:last, None])
         return values[:num_values]
 
     def _packed(self, levels: Buffer) -> Buffer:

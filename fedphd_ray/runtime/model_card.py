@@ -84,11 +84,8 @@ def _figures(summary: Summary) -> list[tuple[str, str]]:
     own, theirs = [], "of clients' own models, each against the client's own images"
     if summary.personal_fid is not None and summary.personal_kid is not None:
         own = [
-            (
-                "Frechet distance of clients' own models, each against the client's own images",
-                f"{summary.personal_fid:.3f} (mean)",
-            ),
-            ("kernel distance of the same", f"{summary.personal_kid:.4f} (mean)"),
+            (f"Frechet distance {theirs}", f"{summary.personal_fid:.3f} (mean)"),
+            (f"kernel distance {theirs}", f"{summary.personal_kid:.4f} (mean)"),
         ]
     whose = " of the cloud's model" if own else ""
     return [
