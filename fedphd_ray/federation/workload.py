@@ -118,9 +118,11 @@ class Workload:
 
     def bytes_of_all(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What each client receives and sends in a round [num_clients], if it has as much of its own as the first one."""
-        widths = np.ones(len(self.images)) if self.narrowing is None else self.narrowing.widths
-        known, owed = 0 in self.known, 0 in self.owed
-        down, up = np.zeros(len(widths)), np.zeros(len(widths))
+        known, owed, num = 0 in self.known, 0 in self.owed, len(self.images)
+        if self.narrowing is None:
+            return np.full(num, float(self._download(known, owed, 1.0))), np.full(num, float(self._upload(1.0, None)))
+        widths = self.narrowing.widths
+        down, up = np.zeros(num), np.zeros(num)
         for width in (width for width in np.unique(widths).tolist() if width):
             down[widths == width] = self._download(known, owed, width)
             up[widths == width] = self._upload(width, None)
