@@ -63,7 +63,6 @@ METHODS: dict[str, dict[str, object]] = {
         "schedule": {"clients_per_round": 3, "participation": {"name": "fedclip", "warm_up": 0, "patience": 1, "noise": 0.4}}
     },
     "sfedhp": {"strategy": {"name": "sfedhp", "gamma1": 0.0, "gamma2": 0.0}},
-    "flat sfedhp": {"strategy": {"name": "sfedhp", "gamma2": 0.0}, "hierarchy": FLAT},
     "sparse sfedhp": {
         "strategy": {"name": "sfedhp", "rho": 0.01},
         "communication": {"from_clients": {"codec": "threshold", "below": 0.01}},
