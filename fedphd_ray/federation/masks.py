@@ -24,7 +24,7 @@ class MaskedMethod(LocalMethod):
         return self._inner.loss(task, denoiser, images, generator)
 
     def correct(self, grad: Tensor, vector: Tensor) -> None:
-        """Nothing moves under the mask: it counts in no norm, and no optimiser remembers it."""
+        """What is zero has no gradient: it counts in no norm, and no optimiser remembers it."""
         self._inner.correct(grad, vector)
         grad.mul_(self._mask)
 

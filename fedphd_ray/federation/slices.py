@@ -26,17 +26,19 @@ from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 
 @dataclass(frozen=True, eq=False)
 class SubNetwork:
-    """Some coordinates of a network's vector, which are a network themselves.
+    """Some coordinates of a network's vector: a network themselves, or what a mask keeps.
 
     Attributes:
-        layout: of the small network.
+        layout: of the small network; of a mask, one vector of all that it keeps.
         places: where its parameters lie in the large one's vector, int32 [layout.num_params].
         whole: length of that vector.
+        is_mask: nobody can tell the places without being told.
     """
 
     layout: Layout
     places: Tensor
     whole: int
+    is_mask: bool = False
 
     def cut(self, vector: Tensor) -> Tensor:
         """The small network's share [layout.num_params] of a vector [whole] of any meaning."""
@@ -64,7 +66,7 @@ class SubNetwork:
     def held(self, whole: Holdings, strategy: Strategy) -> Holdings:
         """What an aggregator sends to a client that trains the small network."""
         beside = {kind: self.cut(vector) for kind, vector in whole.beside.items()}
-        masked = self.whole if self.layout.names == kept_layout(0).names else 0
+        masked = self.whole if self.is_mask else 0
         return replace(whole, model=self.cut(whole.model), parts=strategy.parts(self.layout), beside=beside, masked=masked)
 
     def delivery(self, sent: Delivery, reported: Sequence[Part]) -> Delivery:
@@ -168,7 +170,7 @@ class MaskedSeat(Seat):
 def masked_network(model: Tensor, density: float) -> SubNetwork:
     """The largest parameters of a model."""
     places = torch.nonzero(largest(model, num_kept(len(model), density))).flatten().to(torch.int32)
-    return SubNetwork(kept_layout(len(places)), places, len(model))
+    return SubNetwork(kept_layout(len(places)), places, len(model), is_mask=True)
 
 
 def num_kept(num_params: int, density: float) -> int:
