@@ -134,7 +134,7 @@ class FedClip(Everybody):
     def _pruned(
         self, overdue: NDArray[np.bool_], scores: Figures, active: NDArray[np.bool_], counts: NDArray[np.int64], least: int
     ) -> list[int]:
-        """Of those who are overdue, the lowest contributions first; ties by id. Nobody takes the last of a class along."""
+        """Of those who are overdue, the lowest contributions first; ties by id. Whoever alone has a class stays."""
         pruned: list[int] = []
         number = int(active.sum())
         most = min(max(1, int(self.most_at_once * number)), number - least)
