@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fedphd_ray.federation.aggregation import VectorSum, fold
+from fedphd_ray.federation.sums.aggregation import VectorSum, fold
 from fedphd_ray.federation.update import Update
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fedphd_ray.federation.codecs import Codec
-from fedphd_ray.federation.communication import MessageNoise
-from fedphd_ray.federation.compression import Bfloat16, Float16, Int4, Int8
-from fedphd_ray.federation.sparsification import RandomK, TopK
+from fedphd_ray.federation.channel.codecs import Codec
+from fedphd_ray.federation.channel.communication import MessageNoise
+from fedphd_ray.federation.channel.compression import Bfloat16, Float16, Int4, Int8
+from fedphd_ray.federation.channel.sparsification import RandomK, TopK
 
 PARAMS, REPEATS = int(os.environ.get("BENCH_PARAMS", "35746307")), 5
 CODECS: tuple[Codec, ...] = (

@@ -32,7 +32,7 @@ from diffusers import DDPMScheduler, UNet2DModel  # noqa: E402
 from fedphd_ray.config import Config  # noqa: E402
 from fedphd_ray.diffusion.unet import build_unet, initial_state  # noqa: E402
 from fedphd_ray.federation.flat_model import FlatModel  # noqa: E402
-from fedphd_ray.federation.local_training import LocalTrainer  # noqa: E402
+from fedphd_ray.federation.training.local_training import LocalTrainer  # noqa: E402
 from fedphd_ray.records import LocalOrder  # noqa: E402
 from fedphd_ray.runtime.workers.device import claim_device  # noqa: E402
 from fedphd_ray.tensors import Layout  # noqa: E402

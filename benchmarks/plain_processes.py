@@ -14,9 +14,9 @@ import torch
 from common_job import CLIENTS, COHORT, HOSTS, ROUNDS, STEPS, WARM, job
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state
-from fedphd_ray.federation.aggregation import VectorSum
 from fedphd_ray.federation.flat_model import FlatModel
-from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.federation.sums.aggregation import VectorSum
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.records import LocalOrder
 from fedphd_ray.runtime.workers.client_host import HostSetup
 from fedphd_ray.tensors import Layout, as_tensor

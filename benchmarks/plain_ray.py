@@ -21,9 +21,9 @@ prepare_environment()
 import ray  # noqa: E402 - its settings come first
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state  # noqa: E402
-from fedphd_ray.federation.aggregation import VectorSum  # noqa: E402
 from fedphd_ray.federation.flat_model import FlatModel  # noqa: E402
-from fedphd_ray.federation.local_training import LocalTrainer  # noqa: E402
+from fedphd_ray.federation.sums.aggregation import VectorSum  # noqa: E402
+from fedphd_ray.federation.training.local_training import LocalTrainer  # noqa: E402
 from fedphd_ray.records import LocalOrder  # noqa: E402
 from fedphd_ray.runtime.workers.client_host import HostSetup  # noqa: E402
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor  # noqa: E402

@@ -18,7 +18,7 @@ from fedphd_ray.config import Config, load_config
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet, initial_state
 from fedphd_ray.federation.flat_model import FlatModel
-from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import LocalOrder
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
-from fedphd_ray.federation.compression import LossyCodec
-from fedphd_ray.federation.sampling import Clients, Draw, SamplingRule
+from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
+from fedphd_ray.federation.channel.compression import LossyCodec
+from fedphd_ray.federation.planning.sampling import Clients, Draw, SamplingRule
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.base import LocalMethod, LocalStart
 

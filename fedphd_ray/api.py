@@ -17,7 +17,7 @@ from fedphd_ray import comparison
 from fedphd_ray.config import Config, load_config, parse_config
 from fedphd_ray.contenders import contenders
 from fedphd_ray.data.dataset import ImageDataset
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.overrides import read_tree
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.events import Event, Reporter, Reporters

@@ -16,12 +16,12 @@ from fedphd_ray.devices.profiles import Devices, DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.communication import Codecs, HopCodec, require_fit
+from fedphd_ray.federation.channel.communication import Codecs, HopCodec, require_fit
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.policies import Buffered
-from fedphd_ray.federation.schedule import HierarchyConfig, ScheduleConfig
-from fedphd_ray.federation.slices import require_networks
-from fedphd_ray.federation.submodels import SubModels
+from fedphd_ray.federation.planning.policies import Buffered
+from fedphd_ray.federation.planning.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.federation.submodels.slices import require_networks
+from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.overrides import read_tree
 from fedphd_ray.plugins import trusting
 from fedphd_ray.population import ClientRows

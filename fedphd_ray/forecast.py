@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fedphd_ray.diffusion.export import export_stock, opener
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.links import model_bytes
+from fedphd_ray.federation.channel.links import model_bytes
+from fedphd_ray.federation.planning.workload import Narrowing
 from fedphd_ray.federation.prune import pruned_shapes
-from fedphd_ray.federation.workload import Narrowing
 from fedphd_ray.pruning.groups import count_macs
 from fedphd_ray.replay import EdgeFigures, Replay, Simulated
 from fedphd_ray.runtime.experiment import Experiment

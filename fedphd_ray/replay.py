@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
-from fedphd_ray.federation.links import Message
-from fedphd_ray.federation.merge import held_by
-from fedphd_ray.federation.protocol import Holdings, statistics
-from fedphd_ray.federation.simulated import SimulatedSchedule
-from fedphd_ray.federation.workload import Workload, lost_rows
+from fedphd_ray.federation.channel.links import Message
+from fedphd_ray.federation.channel.protocol import Holdings, statistics
+from fedphd_ray.federation.planning.simulated import SimulatedSchedule
+from fedphd_ray.federation.planning.workload import Workload, lost_rows
+from fedphd_ray.federation.sums.merge import held_by
 from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.runtime.experiment import Experiment

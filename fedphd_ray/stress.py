@@ -15,7 +15,7 @@ from fedphd_ray.comparison import Entry, compare, placed
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.contenders import Contender
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.report import text
 from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.progress import MetricsFile

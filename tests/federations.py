@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.quality import QualityReport
-from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.runtime.cloud import Cloud

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.on_ray.round import RayRound

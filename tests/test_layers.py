@@ -44,6 +44,8 @@ ROOMS = {"policy": 0, "workers": 1, "storage": 2, "on_ray": 2, "driver": 3}
 """Of the runtime; its own files are the driver's. Storage and Ray must not know one another."""
 BLIND = {"data", "devices", "diffusion", "pruning"}
 """Rooms of one layer that must not know one another."""
+FEDERATION = {"base": 0, "channel": 1, "training": 1, "submodels": 2, "sums": 2, "planning": 3}
+"""Rooms of the federation; its own files are known to all of them."""
 
 
 def room(parts: tuple[str, ...]) -> str:
@@ -111,6 +113,20 @@ def test_rooms_of_the_runtime_point_down(path: Path) -> None:
         assert ROOMS[other] < ROOMS[own] or other == own, f"{name(path)} ({own}) imports {module} ({other})"
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if name(path).startswith("federation/")], ids=name)
+def test_rooms_of_the_federation_point_down(path: Path) -> None:
+    def floor(parts: tuple[str, ...]) -> str:
+        return parts[1] if len(parts) > 2 else "base"
+
+    own = floor(path.relative_to(PACKAGE).parts)
+    for module in imports(path):
+        target = tuple(module.split("."))[1:]
+        if target[:1] != ("federation",) or not PACKAGE.joinpath(*target).with_suffix(".py").is_file():
+            continue
+        other = floor(target)
+        assert FEDERATION[other] < FEDERATION[own] or other == own, f"{name(path)} ({own}) imports {module} ({other})"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_ray_and_torch_pruning_have_one_home(path: Path) -> None:
     top = {module.split(".")[0] for module in imports(path)}
@@ -154,11 +170,11 @@ def test_vectors_of_several_senders_are_added_in_one_function() -> None:
         (name(path), node.name)
         for path in MODULES
         if name(path).startswith(("runtime/", "federation/"))
-        and name(path) != "federation/compression.py"  # one vector at a time
+        and name(path) != "federation/channel/compression.py"  # one vector at a time
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
         for call in ast.walk(node)
         if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in {"add", "add_", "addcmul_", "lerp_"}
         if ast.unparse(call.func).startswith(("torch", "np")) or ast.unparse(call.func).endswith("_")
     }
-    assert adding == {("federation/aggregation.py", "_add_product"), ("federation/aggregation.py", "apply_update")}
+    assert adding == {("federation/sums/aggregation.py", "_add_product"), ("federation/sums/aggregation.py", "apply_update")}

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedphd_ray.federation.workload import Narrowing
+from fedphd_ray.federation.planning.workload import Narrowing
 from fedphd_ray.forecast import Forecast, Network
 from fedphd_ray.report import text
 from fedphd_ray.report.devices import print_devices

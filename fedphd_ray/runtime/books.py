@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedphd_ray.diffusion.unet import parameter_shapes
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.prune import pruned_shapes
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.participation import ClientTable

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.merge import MergeOrder, merged, send_up
 from fedphd_ray.federation.prune import plan_pruning
+from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.pruning.importance import importance_by
 from fedphd_ray.pruning.plan import PrunePlan

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.federation.clock import stamped
-from fedphd_ray.federation.links import Link
-from fedphd_ray.federation.protocol import Holdings, statistics
-from fedphd_ray.federation.workload import Workload, lost_rows
+from fedphd_ray.federation.channel.links import Link
+from fedphd_ray.federation.channel.protocol import Holdings, statistics
+from fedphd_ray.federation.planning.clock import stamped
+from fedphd_ray.federation.planning.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment

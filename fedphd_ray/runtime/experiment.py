@@ -16,19 +16,19 @@ from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
-from fedphd_ray.federation.assignments import Candidates
-from fedphd_ray.federation.communication import EXACT, Codecs
+from fedphd_ray.federation.channel.communication import EXACT, Codecs
+from fedphd_ray.federation.channel.feedback import clients_keep
+from fedphd_ray.federation.channel.protocol import Holdings
 from fedphd_ray.federation.costs import Cost
-from fedphd_ray.federation.feedback import clients_keep
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.planner import planner
-from fedphd_ray.federation.protocol import Holdings
+from fedphd_ray.federation.planning.planner import planner
+from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.workload import Narrow, Narrowing
 from fedphd_ray.federation.prune import num_channels, shapes_at
-from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.federation.server_optimizer import ServerOptimizer
-from fedphd_ray.federation.slices import kept_layout, narrow_layout, num_kept, num_slices
-from fedphd_ray.federation.submodels import SubModels
-from fedphd_ray.federation.workload import Narrow, Narrowing
+from fedphd_ray.federation.submodels.assignments import Candidates
+from fedphd_ray.federation.submodels.slices import kept_layout, narrow_layout, num_kept, num_slices
+from fedphd_ray.federation.submodels.widths import SubModels
+from fedphd_ray.federation.sums.server_optimizer import ServerOptimizer
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedphd_ray.federation.merge import MergeOrder, held_by, order_of, sent_up_in_vain
+from fedphd_ray.federation.sums.merge import MergeOrder, held_by, order_of, sent_up_in_vain
 from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment

@@ -10,7 +10,7 @@ import torch
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import Stopped
-from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, Transfer
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread

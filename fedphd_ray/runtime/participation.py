@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from fedphd_ray.federation.parts import PartsTable, read_parts
+from fedphd_ray.federation.channel.parts import PartsTable, read_parts
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport
 

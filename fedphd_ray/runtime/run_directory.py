@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.diffusion.export import export_stock, opener, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet, parameter_shapes
-from fedphd_ray.federation.links import model_bytes
+from fedphd_ray.federation.channel.links import model_bytes
 from fedphd_ray.files import MIB, read_text, write_whole
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books

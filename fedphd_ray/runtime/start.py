@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.links import model_bytes
+from fedphd_ray.federation.channel.links import model_bytes
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.experiment import Experiment

@@ -16,10 +16,10 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state, load_unet
 from fedphd_ray.errors import ConfigError, ModelFileError
-from fedphd_ray.federation.batches import Examples, batches
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.federation.training.batches import Examples, batches
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.generate import generate
 from fedphd_ray.pruning.groups import CLASS_TABLE, channel_groups
 from fedphd_ray.pruning.importance import SparsityPenalty, group_l2_importance

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedphd_ray.federation.aggregation import VectorSum, apply_update, fold, weighted_models
+from fedphd_ray.federation.sums.aggregation import VectorSum, apply_update, fold, weighted_models
 from fedphd_ray.federation.update import Update
 from fedphd_ray.strategies.parts import Part
 from fedphd_ray.tensors import CHUNK

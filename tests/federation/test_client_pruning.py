@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedphd_ray.federation import client_pruning
-from fedphd_ray.federation.client_pruning import LEFT, FedClip, contributions, mixture_objective, scale_mixture
+from fedphd_ray.federation.planning import client_pruning
+from fedphd_ray.federation.planning.client_pruning import LEFT, FedClip, contributions, mixture_objective, scale_mixture
 from fedphd_ray.plans import Memory
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport, Outcome

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from fedphd_ray.config import parse_config
 from fedphd_ray.errors import CodecError, ConfigError
-from fedphd_ray.federation.codecs import FLOAT32, Codec
-from fedphd_ray.federation.communication import Codecs, MessageNoise
-from fedphd_ray.federation.compression import BLOCK, Affine, Bfloat16, Float16, Int4, Int8, LossyCodec
-from fedphd_ray.federation.links import Link, Parameters
-from fedphd_ray.federation.sparsification import RandomK, Sparse, TopK
+from fedphd_ray.federation.channel.codecs import FLOAT32, Codec
+from fedphd_ray.federation.channel.communication import Codecs, MessageNoise
+from fedphd_ray.federation.channel.compression import BLOCK, Affine, Bfloat16, Float16, Int4, Int8, LossyCodec
+from fedphd_ray.federation.channel.links import Link, Parameters
+from fedphd_ray.federation.channel.sparsification import RandomK, Sparse, TopK
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind
 from fedphd_ray.topology import Hop

@@ -7,7 +7,7 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.local_training import LocalTrainer
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.pruning.groups import channel_groups
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.plan import make_plan

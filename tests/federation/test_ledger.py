@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from fedphd_ray.federation.ledger import SCHEMA, Ledger, read_ledger
-from fedphd_ray.federation.links import Counts, Link, Marks, Parameters
+from fedphd_ray.federation.channel.ledger import SCHEMA, Ledger, read_ledger
+from fedphd_ray.federation.channel.links import Counts, Link, Marks, Parameters
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.topology import Hop
 

@@ -8,10 +8,10 @@ import torch
 from federations import FLAT, Outcome, federate, tiny
 
 from fedphd_ray.diffusion.unet import initial_state
-from fedphd_ray.federation.aggregation import apply_update, weighted_models
-from fedphd_ray.federation.codecs import Buffer, Codec, Noise
-from fedphd_ray.federation.communication import Codecs
-from fedphd_ray.federation.links import Counts, Link, Marks, Parameters
+from fedphd_ray.federation.channel.codecs import Buffer, Codec, Noise
+from fedphd_ray.federation.channel.communication import Codecs
+from fedphd_ray.federation.channel.links import Counts, Link, Marks, Parameters
+from fedphd_ray.federation.sums.aggregation import apply_update, weighted_models
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.experiment import Experiment

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from fedphd_ray.federation.sampling import BySize, Draw, Oort, PowerOfChoice, SamplingRule, TieredSampling, UniformSampling
+from fedphd_ray.federation.planning.sampling import (
+    BySize,
+    Draw,
+    Oort,
+    PowerOfChoice,
+    SamplingRule,
+    TieredSampling,
+    UniformSampling,
+)
 
 RULES: list[SamplingRule] = [
     UniformSampling(),

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedphd_ray.errors import CodecError, ConfigError
-from fedphd_ray.federation.communication import MessageNoise
-from fedphd_ray.federation.links import Link, Parameters
-from fedphd_ray.federation.sparsification import Threshold
+from fedphd_ray.federation.channel.communication import MessageNoise
+from fedphd_ray.federation.channel.links import Link, Parameters
+from fedphd_ray.federation.channel.sparsification import Threshold
 from fedphd_ray.federation.update import Update
 from fedphd_ray.forecast import forecast
 from fedphd_ray.records import Kind

@@ -12,9 +12,9 @@ import torch
 from federations import DEEP, FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method
 from torch import Tensor
 
-from fedphd_ray.federation.aggregation import apply_update, covered_models
-from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.federation.merge import MergeOrder, sent_up_in_vain
+from fedphd_ray.federation.channel.ledger import Ledger
+from fedphd_ray.federation.sums.aggregation import apply_update, covered_models
+from fedphd_ray.federation.sums.merge import MergeOrder, sent_up_in_vain
 from fedphd_ray.forecast import forecast
 from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload
 from fedphd_ray.runtime import run as runs

@@ -10,7 +10,7 @@ import pytest
 from federations import FLAT, Outcome, Recorder, federate, first_sendings, method, reference, sums_by_hop, tiny
 
 from fedphd_ray.config import Config
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.forecast import forecast
 from fedphd_ray.records import Kind
 from fedphd_ray.runtime import run as runs

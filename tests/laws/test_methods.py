@@ -110,7 +110,7 @@ def test_resumed_is_uninterrupted(name: str, tmp_path: Path) -> None:
 def run(config: Config, reporter, checkpoints: Checkpoints, resume: Checkpoints | None) -> str:
     from federations import Recorder  # noqa: PLC0415
 
-    from fedphd_ray.federation.ledger import Ledger  # noqa: PLC0415
+    from fedphd_ray.federation.channel.ledger import Ledger  # noqa: PLC0415
 
     experiment = config.build()
     backend = LocalBackend(experiment.host_setup())

@@ -11,9 +11,9 @@ from federations import FLAT, Outcome, Recorder, StoppedHereError, Until, federa
 from numpy.typing import NDArray
 
 from fedphd_ray.config import Config
-from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.federation.merge import MergeOrder, merged
-from fedphd_ray.federation.schedule import Schedule
+from fedphd_ray.federation.channel.ledger import Ledger
+from fedphd_ray.federation.planning.schedule import Schedule
+from fedphd_ray.federation.sums.merge import MergeOrder, merged
 from fedphd_ray.forecast import forecast
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload

@@ -18,8 +18,8 @@ from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.prune import groups_at
-from fedphd_ray.federation.slices import narrow_layout, num_slices, slice_plan, sub_network
-from fedphd_ray.federation.submodels import SubModels
+from fedphd_ray.federation.submodels.slices import narrow_layout, num_slices, slice_plan, sub_network
+from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.forecast import forecast
 from fedphd_ray.records import BY_MAGNITUDE, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Slice
 from fedphd_ray.report.tables import describe, print_forecast

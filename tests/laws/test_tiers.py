@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.aggregation import weighted_models
-from fedphd_ray.federation.ledger import Ledger
+from fedphd_ray.federation.channel.ledger import Ledger
+from fedphd_ray.federation.sums.aggregation import weighted_models
 from fedphd_ray.forecast import forecast
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud

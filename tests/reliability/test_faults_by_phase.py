@@ -20,7 +20,7 @@ from phases import ON_RAY, PHASES, at_first_entry, record
 from processes import command_line
 
 from fedphd_ray.config import load_config
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.run_directory import Summary

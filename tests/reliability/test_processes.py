@@ -29,7 +29,7 @@ from processes import (
 
 from fedphd_ray.config import load_config
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.run_directory import Summary
 

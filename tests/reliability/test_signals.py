@@ -37,7 +37,7 @@ elif phase == "building":
     original = Shapes.load
     Shapes.load = lambda *a: (strike(), original(*a))[1]
 elif phase == "swallowed":
-    from fedphd_ray.federation.local_training import LocalTrainer
+    from fedphd_ray.federation.training.local_training import LocalTrainer
     original = LocalTrainer.train
     def swallowing(*a, **k):
         try:

@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.ledger import Ledger, read_ledger
+from fedphd_ray.federation.channel.ledger import Ledger, read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.observer import Observer

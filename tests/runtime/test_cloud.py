@@ -11,8 +11,8 @@ from federations import METHODS, Recorder, federate, method, tiny
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.ledger import Ledger
-from fedphd_ray.federation.schedule import Schedule
+from fedphd_ray.federation.channel.ledger import Ledger
+from fedphd_ray.federation.planning.schedule import Schedule
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.observer import Observer

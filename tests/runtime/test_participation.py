@@ -9,7 +9,7 @@ from federations import Recorder, tiny
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.participation import SCHEMA, read_clients
 

@@ -16,7 +16,7 @@ from processes import EVERY_ROUND, NAME, command_line, environment, fedphd, proc
 
 from fedphd_ray.config import load_config
 from fedphd_ray.diffusion.quality import QualityReport
-from fedphd_ray.federation.ledger import read_ledger
+from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.progress import RoundRecord

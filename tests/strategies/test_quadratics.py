@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.aggregation import VectorSum, apply_update, fold, weighted_models, weights_by_part
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.local_training import LocalTrainer
-from fedphd_ray.federation.server_optimizer import FedAdam, FedAvgM
+from fedphd_ray.federation.sums.aggregation import VectorSum, apply_update, fold, weighted_models, weights_by_part
+from fedphd_ray.federation.sums.server_optimizer import FedAdam, FedAvgM
+from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.population import Population
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import ClientReport, EdgeReport, EdgeStatistics, LocalOrder

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedphd_ray.config import parse_config
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.sparsification import Threshold
+from fedphd_ray.federation.channel.sparsification import Threshold
 from fedphd_ray.records import Kind, PartialUpdate, Payload
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.workers.edge_server import EdgeServer

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
 from fedphd_ray.errors import ResourceError, RunFailedError
-from fedphd_ray.federation.aggregation import fold_partials
+from fedphd_ray.federation.sums.aggregation import fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.checks import require_imports

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.on_ray.actor_pool import Actor
 from fedphd_ray.runtime.on_ray.calls import RAY, Actors, Call, Calls, Wires

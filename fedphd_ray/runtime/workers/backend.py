@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.federation.merge import MergeOrder
+from fedphd_ray.federation.sums.merge import MergeOrder
 from fedphd_ray.plans import Block
 from fedphd_ray.records import ClientState, EdgeReport, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.workers.client_host import SampleChunk

@@ -17,15 +17,15 @@ from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.errors import ClientTimeoutError
-from fedphd_ray.federation.client_sums import ClientSums
-from fedphd_ray.federation.communication import Codecs
-from fedphd_ray.federation.feedback import clients_keep, residual_of, with_residual
+from fedphd_ray.federation.channel.communication import Codecs
+from fedphd_ray.federation.channel.feedback import clients_keep, residual_of, with_residual
+from fedphd_ray.federation.channel.links import Delivery, Link
+from fedphd_ray.federation.channel.protocol import Holdings, upload
 from fedphd_ray.federation.flat_model import FlatModel
-from fedphd_ray.federation.links import Delivery, Link
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.local_training import LocalResult, LocalTrainer
-from fedphd_ray.federation.protocol import Holdings, upload
-from fedphd_ray.federation.slices import MaskedSeat, Seat, masked_network, sub_network
+from fedphd_ray.federation.submodels.slices import MaskedSeat, Seat, masked_network, sub_network
+from fedphd_ray.federation.sums.client_sums import ClientSums
+from fedphd_ray.federation.training.local_training import LocalResult, LocalTrainer
 from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty

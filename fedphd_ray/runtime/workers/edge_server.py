@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from fedphd_ray.federation.aggregation import apply_update, fold_by_name, fold_partials
-from fedphd_ray.federation.communication import Codecs
-from fedphd_ray.federation.merge import MergeOrder, merged, send_up
+from fedphd_ray.federation.channel.communication import Codecs
+from fedphd_ray.federation.sums.aggregation import apply_update, fold_by_name, fold_partials
+from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload, Transfer
 from fedphd_ray.strategies import Strategy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fedphd_ray.federation.parts import PartsTable, read_part, read_parts
+from fedphd_ray.federation.channel.parts import PartsTable, read_part, read_parts
 from fedphd_ray.records import Transfer
 from fedphd_ray.topology import Hop
 

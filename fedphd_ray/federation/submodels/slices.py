@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import UNetSpec, blind_blocks
 from fedphd_ray.errors import ConfigError, PruningError
+from fedphd_ray.federation.channel.links import Content, Delivery, Parameters
+from fedphd_ray.federation.channel.protocol import Holdings
+from fedphd_ray.federation.channel.sparsification import largest
 from fedphd_ray.federation.flat_model import FlatModel
-from fedphd_ray.federation.links import Content, Delivery, Parameters
-from fedphd_ray.federation.protocol import Holdings
 from fedphd_ray.federation.prune import groups_at, pruned_shapes, shapes_at
-from fedphd_ray.federation.sparsification import largest
-from fedphd_ray.federation.submodels import SubModels
+from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.plan import GroupCut, PrunePlan, kept_per_block
 from fedphd_ray.records import ClientState, Kind, Slice

@@ -9,10 +9,10 @@ import torch
 from pydantic import BeforeValidator, Field
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.codecs import FLOAT32, Codec
-from fedphd_ray.federation.compression import Bfloat16, Float16, Int4, Int8, LossyCodec
-from fedphd_ray.federation.links import Link
-from fedphd_ray.federation.sparsification import RandomK, Threshold, TopK
+from fedphd_ray.federation.channel.codecs import FLOAT32, Codec
+from fedphd_ray.federation.channel.compression import Bfloat16, Float16, Int4, Int8, LossyCodec
+from fedphd_ray.federation.channel.links import Link
+from fedphd_ray.federation.channel.sparsification import RandomK, Threshold, TopK
 from fedphd_ray.plugins import OrOwn
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
-from fedphd_ray.federation.workload import Workload
+from fedphd_ray.federation.planning.workload import Workload
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.topology import CLIENT, Topology, client_name

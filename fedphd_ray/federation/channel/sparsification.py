@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedphd_ray.errors import CodecError
-from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
-from fedphd_ray.federation.compression import LossyCodec
+from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
+from fedphd_ray.federation.channel.compression import LossyCodec
 
 COUNT_BYTES = 8
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedphd_ray.federation.batches import Examples, batches
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
-from fedphd_ray.federation.masks import masked
+from fedphd_ray.federation.training.batches import Examples, batches
+from fedphd_ray.federation.training.masks import masked
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientState, Kind, LocalOrder
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.codecs import FLOAT32, Codec, Noise
+from fedphd_ray.federation.channel.codecs import FLOAT32, Codec, Noise
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Transfer
 from fedphd_ray.strategies.parts import Part

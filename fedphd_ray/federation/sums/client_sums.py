@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.federation.aggregation import VectorSum
-from fedphd_ray.federation.links import Delivery
+from fedphd_ray.federation.channel.links import Delivery
+from fedphd_ray.federation.sums.aggregation import VectorSum
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import ClientReport, Kind, PartialUpdate, Transfer
 from fedphd_ray.strategies.parts import Part

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.federation.assignments import Candidates
-from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.channel.communication import Codecs
+from fedphd_ray.federation.channel.links import Message
+from fedphd_ray.federation.channel.protocol import Holdings, covered, statistics, upload
 from fedphd_ray.federation.costs import Cost
-from fedphd_ray.federation.links import Message
-from fedphd_ray.federation.protocol import Holdings, covered, statistics, upload
-from fedphd_ray.federation.submodels import SubModels
+from fedphd_ray.federation.submodels.assignments import Candidates
+from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.plans import Flight, RoundPlan
 from fedphd_ray.records import Slice, Transfer
 from fedphd_ray.strategies import Strategy

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedphd_ray.federation.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal, sealed
+from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal, sealed
 from fedphd_ray.sections import Section
 
 BLOCK = 512

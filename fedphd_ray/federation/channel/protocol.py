@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.links import Content, Counts, Marks, Message, Parameters, Weights
+from fedphd_ray.federation.channel.links import Content, Counts, Marks, Message, Parameters, Weights
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Payload
 from fedphd_ray.strategies import Strategy

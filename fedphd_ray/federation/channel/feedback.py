@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedphd_ray.federation.communication import Codecs
+from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.records import ClientState
 from fedphd_ray.strategies import Strategy

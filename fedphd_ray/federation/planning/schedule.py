@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.federation.client_pruning import Everybody, Participation
-from fedphd_ray.federation.policies import Policy, Wait
-from fedphd_ray.federation.sampling import Draw, Sampling, UniformSampling
-from fedphd_ray.federation.workload import Workload
+from fedphd_ray.federation.planning.client_pruning import Everybody, Participation
+from fedphd_ray.federation.planning.policies import Policy, Wait
+from fedphd_ray.federation.planning.sampling import Draw, Sampling, UniformSampling
+from fedphd_ray.federation.planning.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport, EdgeStatistics, Slice

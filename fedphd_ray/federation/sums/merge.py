@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
-from fedphd_ray.federation.communication import Codecs
-from fedphd_ray.federation.links import Link, Message
-from fedphd_ray.federation.protocol import Holdings, covered
+from fedphd_ray.federation.channel.communication import Codecs
+from fedphd_ray.federation.channel.links import Link, Message
+from fedphd_ray.federation.channel.protocol import Holdings, covered
+from fedphd_ray.federation.sums.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
 from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, Kind, Payload, Transfer

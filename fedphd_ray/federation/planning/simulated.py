@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.devices.simulation import Job, Simulation
-from fedphd_ray.federation.assignments import Crowd
-from fedphd_ray.federation.clock import Clock
-from fedphd_ray.federation.policies import Synchronous
-from fedphd_ray.federation.schedule import Given, HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.federation.workload import Narrowing, Workload
+from fedphd_ray.federation.planning.clock import Clock
+from fedphd_ray.federation.planning.policies import Synchronous
+from fedphd_ray.federation.planning.schedule import Given, HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.workload import Narrowing, Workload
+from fedphd_ray.federation.submodels.assignments import Crowd
 from fedphd_ray.plans import Flight, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics

@@ -11,10 +11,10 @@ from types import MappingProxyType
 import numpy as np
 
 from fedphd_ray.devices.simulation import NUM_COLUMNS, Job, Simulation
-from fedphd_ray.federation.clock import Clock
-from fedphd_ray.federation.policies import Buffered
-from fedphd_ray.federation.simulated import CLOCK, SimulatedSchedule
-from fedphd_ray.federation.workload import Workload
+from fedphd_ray.federation.planning.clock import Clock
+from fedphd_ray.federation.planning.policies import Buffered
+from fedphd_ray.federation.planning.simulated import CLOCK, SimulatedSchedule
+from fedphd_ray.federation.planning.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Flight, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics

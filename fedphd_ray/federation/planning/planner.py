@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from fedphd_ray.devices.profiles import Devices
-from fedphd_ray.federation.buffered import BufferedSchedule
-from fedphd_ray.federation.policies import Buffered
-from fedphd_ray.federation.schedule import HierarchyConfig, Schedule, ScheduleConfig
-from fedphd_ray.federation.simulated import SynchronousSchedule
+from fedphd_ray.federation.planning.buffered import BufferedSchedule
+from fedphd_ray.federation.planning.policies import Buffered
+from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.simulated import SynchronousSchedule
 
 
 def planner(

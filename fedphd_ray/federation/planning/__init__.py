@@ -1,0 +1,1 @@
+"""Round plans: who takes part, where, from which model, and when. Pure."""

@@ -1,0 +1,1 @@
+"""What senders' updates become: sums at every tier, and the models made of them."""
