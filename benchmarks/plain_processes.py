@@ -18,7 +18,7 @@ from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.sums.aggregation import VectorSum
 from fedphd_ray.federation.training.local_training import LocalTrainer
 from fedphd_ray.records import LocalOrder
-from fedphd_ray.runtime.workers.client_host import HostSetup
+from fedphd_ray.runtime.workers.host_setup import HostSetup
 from fedphd_ray.tensors import Layout, as_tensor
 
 

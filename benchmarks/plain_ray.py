@@ -25,7 +25,7 @@ from fedphd_ray.federation.flat_model import FlatModel  # noqa: E402
 from fedphd_ray.federation.sums.aggregation import VectorSum  # noqa: E402
 from fedphd_ray.federation.training.local_training import LocalTrainer  # noqa: E402
 from fedphd_ray.records import LocalOrder  # noqa: E402
-from fedphd_ray.runtime.workers.client_host import HostSetup  # noqa: E402
+from fedphd_ray.runtime.workers.host_setup import HostSetup  # noqa: E402
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor  # noqa: E402
 
 

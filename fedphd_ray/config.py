@@ -16,6 +16,7 @@ from fedphd_ray.devices.profiles import Devices, DevicesConfig
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.federation.budget import within_budget
 from fedphd_ray.federation.channel.communication import Codecs, HopCodec, require_fit
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.planning.policies import Buffered
@@ -72,6 +73,12 @@ class Config(Section):
         self.pruning.require_fit(self.schedule.rounds)
         self._check_hierarchy()
         self._check_strategy()
+        if self.pruning.asks_clients and self.submodels is not None:
+            raise ConfigError(
+                "pruning.criterion",
+                expected="group_l2, group_l1 or random where there is a section submodels: not every client has every channel",
+                found=self.pruning.criterion,
+            )
         if self.submodels is not None:
             buffered = isinstance(self.schedule.policy, Buffered)
             feedback = any(getattr(own, "error_feedback", False) for own in self.communication.values())
@@ -205,7 +212,7 @@ class Config(Section):
                 found=str(self.local.micro_batch),
                 remedy="leave it out",
             )
-        if strategy.keeps_parts_private and any(self.pruning.rounds):
+        if strategy.keeps_parts_private and any(self.pruning.moments):
             raise ConfigError(
                 "pruning.mode",
                 expected=f"none or at_init: with {name} nobody has the whole model, so nobody can tell which channels matter",
@@ -233,7 +240,8 @@ class Config(Section):
         indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         if self.evaluation.every:
             self.evaluation.features.require()
-        require_networks(spec, self.pruning.ratios, self.submodels)  # refuses what would empty a layer, or blind the network
+        pruning = within_budget(spec, self.pruning)
+        require_networks(spec, pruning.ratios, self.submodels)  # refuses what would empty a layer, or blind the network
         return Experiment(
             name=self.name,
             devices=self.simulated(),
@@ -247,7 +255,7 @@ class Config(Section):
             hierarchy=self.hierarchy,
             schedule_config=self.schedule,
             local=self.local,
-            pruning=self.pruning,
+            pruning=pruning,
             server=self.server,
             evaluation=self.evaluation,
             runtime=self.runtime,

@@ -24,7 +24,7 @@ class Contender:
 
 
 FLAT = ("hierarchy.tiers=null", "hierarchy.num_edges=0", "hierarchy.cloud_period=1")
-DENSE = ("pruning.mode=none", "pruning.round=null", "pruning.again=[]")
+DENSE = ("pruning.mode=none", "pruning.round=null", "pruning.rounds=[]", "pruning.again=[]")
 SUBMODELS = {
     "heterofl": "{scheme: nested, widths: [1.0, 0.75, 0.5]}",
     "fedrolex": "{scheme: rolling, widths: [1.0, 0.75, 0.5]}",
@@ -34,7 +34,7 @@ INT8 = "{to_clients: int8, from_clients: {codec: int8, error_feedback: true}, cl
 THRESHOLD = "{from_clients: {codec: threshold}, edge_to_cloud: {codec: threshold}}"
 PRESETS = (
     Contender("fedphd", "fedphd"),
-    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null", "pruning.again=[]")),
+    Contender("fedphd-os", "fedphd", ("pruning.mode=at_init", "pruning.round=null", "pruning.rounds=[]", "pruning.again=[]")),
     Contender("fedphd-dense", "fedphd", DENSE),
     Contender("hierfavg", "fedavg", DENSE),
     *(Contender(name, name, (*FLAT, *DENSE)) for name in ("fedavg", "fedprox", "scaffold", "moon", "feddyn", "fednova")),

@@ -22,6 +22,7 @@ class Kind(enum.StrEnum):
     STATISTICS = "statistics"
     PLAN = "plan"
     MASK = "mask"
+    IMPORTANCE = "importance"
     ANCHOR = "anchor"  # a former model that a node goes back to; never sent by this name
 
 
@@ -184,6 +185,7 @@ class LocalOrder:
         work: client -> share of its local steps that it takes, one at least; a client not in it takes all.
         asks_divergence: whether their reports say how far they have moved.
         slices: client -> what it trains of the network; a client not in it trains all of it.
+        asks_importance: whether they score the network's channels, which are pruned after this round.
     """
 
     round: int
@@ -198,6 +200,7 @@ class LocalOrder:
     work: Mapping[int, float] = field(default_factory=dict)
     asks_divergence: bool = False
     slices: Mapping[int, Slice] = field(default_factory=dict)
+    asks_importance: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Replay:
         self._memory: Memory = {}
         self._flights: list[tuple[Flight, ...]] = []
         self._seconds = 0.0
+        self._round = 0
         self.sendings: list[tuple[EdgeStatistics, ...]] = []
         self.trained: Counter[tuple[int, float]] = Counter()
 
@@ -104,6 +105,7 @@ class Replay:
         population, schedule = experiment.population, experiment.schedule
         edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
         for round in range(1, schedule.rounds + 1):
+            self._round = round
             workload = self._workload()
             plan = schedule.plan(round, experiment.strategy, population, edges, self._memory, workload)
             self._memory = plan.memory
@@ -157,6 +159,7 @@ class Replay:
             first=not self._syncs and not any(held for level in self._holds for held in level),
             holding=self._holds,
             narrowing=experiment.narrowings[version],
+            num_scores=experiment.num_scores(self._round, version),
         )
 
     def _count_down(self, plan: RoundPlan) -> None:

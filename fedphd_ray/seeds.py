@@ -32,6 +32,7 @@ class Purpose(enum.IntEnum):
     LOOKS = 15
     CODEC = 16
     SUBMODELS = 17
+    IMPORTANCE = 18
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

@@ -132,6 +132,10 @@ class NoiseProcess:
         for piece, own_noise, own_t in zip(images.split(size), noise.split(size), t.split(size), strict=True):
             yield piece, DrawnLoss(self._error, own_noise, own_t)
 
+    def loss_at(self, noise: Tensor, t: int) -> "DrawnLoss":
+        """The loss of images [B, C, H, W] at one time step, with this noise."""
+        return DrawnLoss(self._error, noise, torch.full((len(noise),), t, device=noise.device))
+
     def _draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise [B, C, H, W] and time steps [B]."""
         noise = torch.randn(images.shape, generator=generator).to(images.device)

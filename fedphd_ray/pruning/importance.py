@@ -21,11 +21,13 @@ _SMALLEST_NORM = 1e-12
 
 Importance = Callable[[ChannelGroup, State], Tensor]
 """Scores of a group's channels [num_channels]; the lowest go."""
-Criterion = Literal["group_l2", "group_l1", "random"]
+Criterion = Literal["group_l2", "group_l1", "random", "taylor", "diff_pruning"]
+BY_GRADIENTS = frozenset({"taylor", "diff_pruning"})
+"""Those that need data, which the clients have."""
 
 
 def importance_by(criterion: Criterion, seed: int, version: int) -> Importance:
-    """What a criterion says of channels.
+    """What a criterion that needs no data says of channels.
 
     Args:
         criterion: `group_l2` (the paper), `group_l1`, or `random`, which looks at no weight.
@@ -66,6 +68,44 @@ def _magnitude(group: ChannelGroup, state: State, of: Callable[[Tensor], Tensor]
             part = weight.narrow(member.dim, member.offset, group.num_channels).transpose(0, member.dim).flatten(1)
             total += of(part.double()).sum(1).cpu()
     return total / total.mean().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def gradient_scores(criterion: Criterion, groups: Sequence[ChannelGroup], state: State, gradient: State) -> Tensor:
+    """First-order change of the loss without each channel, float32 [num_channels of all groups], group after group.
+
+    Of the products of weight and gradient of all weights that carry a channel, `taylor` adds up the absolute values (Molchanov et
+    al. 2019, arXiv 1906.10771, as torch-pruning's default), `diff_pruning` the squares, and the absolute values of its norms
+    (Fang et al. 2023, arXiv 2305.10924). Biases and the table of classes do not count.
+
+    Args:
+        criterion: one of `BY_GRADIENTS`.
+        groups: of the network.
+        state: its parameters.
+        gradient: of the loss, by the same names.
+    """
+    products = {name: weight.detach() * gradient[name] for name, weight in state.items()}
+    return torch.cat([_of_products(criterion, group, products) for group in groups])
+
+
+def _of_products(criterion: Criterion, group: ChannelGroup, products: State) -> Tensor:
+    total = torch.zeros(group.num_channels)
+    for member in group.members:
+        if member.parameter == CLASS_TABLE or not member.parameter.endswith("weight"):
+            continue
+        part = products[member.parameter].narrow(member.dim, member.offset, group.num_channels)
+        if part.ndim > 1:
+            part = part.transpose(0, member.dim).flatten(1)
+            total += (part.square() if criterion == "diff_pruning" else part.abs()).sum(1).cpu()
+        elif criterion == "diff_pruning":
+            total += part.abs().cpu()
+    return total
+
+
+def importance_from(scores: Tensor, groups: Sequence[ChannelGroup]) -> Importance:
+    """What scores of all channels say, group after group as in `gradient_scores`."""
+    lengths = [group.num_channels for group in groups]
+    by_name = dict(zip((group.name for group in groups), scores.double().split(lengths), strict=True))
+    return lambda group, state: by_name[group.name]
 
 
 @dataclass(frozen=True)

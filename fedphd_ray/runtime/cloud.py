@@ -11,19 +11,17 @@ from torch import Tensor
 
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import RunFailedError
-from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.plans import Aggregation, RoundPlan
-from fedphd_ray.pruning.importance import importance_by
-from fedphd_ray.pruning.plan import PrunePlan
-from fedphd_ray.records import ClientReport, ClientState, EdgeStatistics, LocalOrder, Payload, Transfer
+from fedphd_ray.records import ClientReport, EdgeStatistics, Kind, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.policy.failures import require_quorum
+from fedphd_ray.runtime.prune import prune
 from fedphd_ray.runtime.stopwatch import Stopwatch
-from fedphd_ray.runtime.storage.state import RunState, keep_all
+from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.strategies.base import Aggregate
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
@@ -61,7 +59,7 @@ class Cloud:
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
         if experiment.pruning.at_start:
-            run = self._prune(run)
+            run = prune(experiment, self._backend, run)
         self._observer.observe(run, None)
         return run
 
@@ -84,7 +82,7 @@ class Cloud:
                     state, rows = self._aggregate(state, plan, level, outcomes)
                     sent += rows
                 if plan.prunes:
-                    state = self._prune(state)
+                    state = prune(experiment, self._backend, state)
             reports = tuple(outcome.report for outcome in outcomes)
             self._observer.observe(state, RoundTrace(plan, reports, seen, timed(experiment, plan, sent), self._watch.lap()))
         return state
@@ -127,6 +125,7 @@ class Cloud:
                     work={client: plan.steps[client] for client in clients if client in plan.steps},
                     slices={client: plan.slices[client] for client in clients if client in plan.slices},
                     asks_divergence=experiment.schedule.participation.needs_reports,
+                    asks_importance=experiment.num_scores(plan.round, state.model.version) > 0,
                 )
                 past = {block.version: state.past[block.version][0][edge] for block in blocks if block.version is not None}
                 fresh = state.edge_statistics[edge].weight == 0
@@ -184,7 +183,7 @@ class Cloud:
             held = [self._backend.get_payload(state.models[order.level][child]) for child in order.children]
             arrived, sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codecs)
         with self._watch("aggregate"):
-            vector, kept = self._server_step(state, order, bases, arrived, weight)
+            vector, kept, mean = self._server_step(state, order, bases, arrived, weight)
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
             sent_up(state, order),
@@ -192,13 +191,14 @@ class Cloud:
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
             server=_arrays(kept),
+            importance=mean.beside.get(Kind.IMPORTANCE),
         )
         return new, sent
 
     def _server_step(
         self, state: RunState, order: MergeOrder, bases: Sequence[Handle], arrived: Sequence[Payload], weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cloud's next model [num_params] from its children's, and what it keeps beside it."""
+    ) -> tuple[Tensor, dict[str, Tensor], Payload]:
+        """The cloud's next model [num_params] from its children's, what it keeps beside it, and their mean."""
         experiment = self._experiment
         started = [state.model, *(self._backend.get_payload(former) for former in bases[1:])]
         mean = merged(order, started, arrived, experiment.strategy)
@@ -217,33 +217,7 @@ class Cloud:
             vector, kept = base + step, kept | moments
         if not math.isfinite(float(vector.sum())):
             raise RunFailedError(_not_finite(experiment.topology, order, arrived))
-        return vector, kept
-
-    def _prune(self, state: RunState) -> RunState:
-        """Cuts the cloud's model, and by the same plan everything shaped like it. Every payload is smaller from here on."""
-        experiment, version = self._experiment, state.model.version
-        importance = importance_by(experiment.pruning.criterion, experiment.seed, version + 1)
-        plan = plan_pruning(experiment.spec, state.model, experiment.pruning.ratios[version], state.plan, importance)
-        layout = state.model.layout
-
-        def cut_model(handle: Handle | None) -> Handle | None:
-            return None if handle is None else self._backend.put(plan.cut_payload(self._backend.get_payload(handle)))
-
-        def cut(client: int) -> ClientState:
-            return _cut_state(plan, self._backend.get_state(state.client_states[client]), layout)
-
-        return replace(
-            state,
-            model=plan.cut_payload(state.model),
-            ema=None if state.ema is None else plan.cut_payload(state.ema),
-            client_states=keep_all(self._backend, state.client_states, cut),
-            server=_cut_vectors(plan, state.server, layout),
-            plan=plan if state.plan is None else state.plan.then(plan),
-            pruned_round=state.round,
-            plan_owed=frozenset(state.client_states),
-            models=tuple(tuple(map(cut_model, level)) for level in state.models),
-            past={version: tuple(tuple(map(cut_model, level)) for level in models) for version, models in state.past.items()},
-        )
+        return vector, kept, mean
 
 
 def _renewed(states: Mapping[int, Handle], new: Mapping[int, Handle]) -> dict[int, Handle]:
@@ -274,15 +248,6 @@ def _not_finite(topology: Topology, order: MergeOrder, arrived: Sequence[Payload
 
 def _arrays(vectors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
     return {name: as_numpy(vector) for name, vector in vectors.items()}
-
-
-def _cut_vectors(plan: PrunePlan, vectors: Mapping[str, NDArray[np.float32]], layout: Layout) -> dict[str, NDArray[np.float32]]:
-    """Whatever is shaped like the model, cut like the model."""
-    return {name: as_numpy(plan.cut_vector(as_tensor(vector), layout)[0]) for name, vector in vectors.items()}
-
-
-def _cut_state(plan: PrunePlan, state: ClientState, layout: Layout) -> ClientState:
-    return ClientState(_cut_vectors(plan, state.vectors, layout), state.scalars, plan.version)
 
 
 def _failures(round: int, name: str, reports: Sequence[ClientReport]) -> list[str]:

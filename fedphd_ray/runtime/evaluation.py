@@ -22,7 +22,7 @@ from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.population import ClientRows
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.workers.backend import Backend, Handle
-from fedphd_ray.runtime.workers.client_host import SampleChunk
+from fedphd_ray.runtime.workers.host_setup import SampleChunk
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies.parts import Part, with_private_parts
 from fedphd_ray.tensors import as_numpy, as_tensor

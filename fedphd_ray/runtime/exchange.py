@@ -22,14 +22,14 @@ from fedphd_ray.topology import client_name
 def planned(experiment: Experiment, state: RunState) -> RoundPlan:
     """The plan of the next round, from all that is known before it."""
     needed = experiment.devices is not None or experiment.submodels is not None
-    workload = workload_of(experiment, state) if needed else None
+    workload = workload_of(experiment, state, state.round + 1) if needed else None
     return experiment.schedule.plan(
         state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory, workload
     )
 
 
-def workload_of(experiment: Experiment, state: RunState) -> Workload:
-    """What the next round will ask of clients and links."""
+def workload_of(experiment: Experiment, state: RunState, round: int) -> Workload:
+    """What a round, the next one, will ask of clients and links."""
     strategy = experiment.strategy
     none = not any(held is not None for level in state.models for held in level)
     return Workload(
@@ -45,6 +45,7 @@ def workload_of(experiment: Experiment, state: RunState) -> Workload:
         first=not state.syncs and none,
         holding=[[held is not None for held in level] for level in state.models],
         narrowing=experiment.narrowings[state.model.version],
+        num_scores=experiment.num_scores(round, state.model.version),
     )
 
 
@@ -114,7 +115,7 @@ def sent_in_vain(experiment: Experiment, state: RunState, plan: RoundPlan, outco
     topology = experiment.topology
     if experiment.devices is None and not any(outcome.lost for outcome in outcomes):
         return []
-    workload = workload_of(experiment, state)
+    workload = workload_of(experiment, state, plan.round)
     rows = lost_rows(plan, workload)
     for outcome in outcomes:
         source = topology.aggregator_name(outcome.report.edge)

@@ -24,11 +24,12 @@ from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.planning.planner import planner
 from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
 from fedphd_ray.federation.planning.workload import Narrow, Narrowing
-from fedphd_ray.federation.prune import num_channels, shapes_at
+from fedphd_ray.federation.prune import groups_at, num_channels, shapes_at
 from fedphd_ray.federation.submodels.assignments import Candidates
 from fedphd_ray.federation.submodels.slices import kept_layout, narrow_layout, num_kept, num_slices
 from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.federation.sums.server_optimizer import ServerOptimizer
+from fedphd_ray.federation.training.importance import Scoring
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.policy import PruningConfig
@@ -37,7 +38,7 @@ from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript
 from fedphd_ray.runtime.policy.placement import Demand, RuntimeConfig
 from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
-from fedphd_ray.runtime.workers.client_host import HostSetup
+from fedphd_ray.runtime.workers.host_setup import HostSetup
 from fedphd_ray.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
@@ -106,7 +107,7 @@ class Experiment:
     @cached_property
     def schedule(self) -> Schedule:
         """The planner of rounds."""
-        return planner(self.schedule_config, self.hierarchy, self.seed, self.pruning.rounds, self.devices)
+        return planner(self.schedule_config, self.hierarchy, self.seed, self.pruning.moments, self.devices)
 
     @cached_property
     def costs(self) -> tuple[Cost, ...]:
@@ -150,6 +151,12 @@ class Experiment:
         held = replace(Holdings.sized(layout, self.strategy, version, num_channels(self.spec, ratios)), masked=num_params)
         return Narrow(held, replace(whole, macs=math.ceil(density * whole.macs)))
 
+    def num_scores(self, round: int, version: int) -> int:
+        """Channels that clients score in a round: all of an architecture, where it is pruned by their scores after it; else 0."""
+        if not self.pruning.asks_clients or round not in self.pruning.moments:
+            return 0
+        return sum(group.num_channels for group in groups_at(self.spec, self.pruning.ratios[:version]))
+
     @property
     def clients_keep(self) -> bool:
         """Whether clients keep anything between rounds."""
@@ -184,6 +191,7 @@ class Experiment:
             feature_skew=self.feature_skew,
             narrows=self.submodels is not None and self.submodels.narrows,
             ratios=self.pruning.ratios,
+            scoring=Scoring.of(self.pruning),
         )
 
     def demand(self, model_bytes: int) -> Demand:

@@ -32,6 +32,7 @@ def order_for(experiment: Experiment, state: RunState, aggregation: Aggregation)
         bases=[0 if each.version is None else 1 + versions.index(each.version) for each in aggregation.contributions],
         plan_channels=state.plan_channels,
         num_slices=0 if (narrowing := experiment.narrowings[state.model.version]) is None else narrowing.num_slices,
+        num_scores=experiment.num_scores(state.round, state.model.version),
         fresh=level == experiment.topology.depth or state.statistics[level][node].weight == 0,
     )
     return (own, *(state.past[version][level][node] for version in versions)), order

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state
 from fedphd_ray.pruning.groups import ChannelGroup, Member
-from fedphd_ray.pruning.importance import SparsityPenalty, group_l1_importance, group_l2_importance, importance_by
+from fedphd_ray.pruning.importance import (
+    SparsityPenalty,
+    gradient_scores,
+    group_l1_importance,
+    group_l2_importance,
+    importance_by,
+    importance_from,
+)
 
 
 @pytest.mark.parametrize(("p", "importance"), [(2, group_l2_importance), (1, group_l1_importance)])
@@ -27,6 +34,45 @@ def test_importance_is_that_of_torch_pruning(p, importance, specs, groups_of):
         ours = importance(group, state)
         assert ours.shape == (group.num_channels,)
         torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=0)
+
+
+def test_taylor_is_that_of_torch_pruning(specs, groups_of):
+    """Same graph, `GroupTaylorImportance` with its defaults, on every group; ours are not divided by their mean."""
+    spec = specs["digits"]
+    state, gradient = initial_state(spec, 3), initial_state(spec, 4)
+    model = build_unet(spec)
+    model.load_state_dict(state)
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradient[name]
+    graph = torch_pruning.DependencyGraph().build_dependency(model, (torch.zeros(1, 1, 8, 8), torch.ones(1, dtype=torch.int64)))
+    score, groups = torch_pruning.importance.GroupTaylorImportance(), groups_of["digits"]
+    ours = gradient_scores("taylor", groups, state, gradient).split([group.num_channels for group in groups])
+    for group, own in zip(groups, ours, strict=True):
+        layer = model.get_submodule(group.name)
+        prune = graph.get_pruner_of_module(layer).prune_out_channels
+        theirs = score(graph.get_pruning_group(layer, prune, list(range(group.num_channels))))
+        torch.testing.assert_close(own / own.mean(), theirs, rtol=1e-4, atol=0)
+
+
+def test_scores_by_gradients_by_hand():
+    """Products: outputs (3, -8), (2, 0); inputs (2, -4), (0, 1); a norm -5 and 6; a bias, which does not count."""
+    members = [("a.weight", 0, 0), ("a.bias", 0, 0), ("norm.weight", 0, 0), ("b.weight", 1, 1)]
+    group = ChannelGroup("a", 2, 2, tuple(Member(*member) for member in members))
+    state = {
+        "a.weight": torch.tensor([[3.0, 4.0], [1.0, 0.0]]),
+        "a.bias": torch.tensor([50.0, 60.0]),
+        "norm.weight": torch.tensor([5.0, 6.0]),
+        "b.weight": torch.tensor([[7.0, 2.0, 0.0], [7.0, 4.0, 1.0]]),
+    }
+    gradient = {
+        "a.weight": torch.tensor([[1.0, -2.0], [2.0, 9.0]]),
+        "a.bias": torch.tensor([9.0, 9.0]),
+        "norm.weight": torch.tensor([-1.0, 1.0]),
+        "b.weight": torch.tensor([[9.0, 1.0, 9.0], [9.0, -1.0, 1.0]]),
+    }
+    assert gradient_scores("taylor", [group], state, gradient).tolist() == [3 + 8 + 2 + 4, 2 + 0 + 0 + 1]
+    assert gradient_scores("diff_pruning", [group], state, gradient).tolist() == [9 + 64 + 5 + 4 + 16, 4 + 0 + 6 + 0 + 1]
+    assert importance_from(torch.tensor([1.0, 2.0]), [group])(group, {}).tolist() == [1.0, 2.0]
 
 
 def test_importance_by_hand():

@@ -89,7 +89,20 @@ class Weights:
     version = 0
 
 
-Content = Parameters | Counts | Marks | Weights
+@dataclass(frozen=True)
+class Scores:
+    """Numbers float32 [num_values] that are no parameters: no codec touches them."""
+
+    vector: Tensor
+    version: int
+
+    @property
+    def num_values(self) -> int:
+        """How many."""
+        return self.vector.numel()
+
+
+Content = Parameters | Counts | Marks | Weights | Scores
 Message = Mapping[Kind, Content]
 """What goes over a link at once: contents by their names."""
 
@@ -132,11 +145,11 @@ class Delivery:
 
     @property
     def beside(self) -> dict[Kind, Tensor]:
-        """The vectors [num_params] that came beside the model, by their names."""
+        """The vectors that came beside the model, by their names: [num_params], or [num_values] for scores."""
         return {
             kind: content.vector
             for kind, content in self.contents.items()
-            if kind != Kind.MODEL and isinstance(content, Parameters | Weights)
+            if kind != Kind.MODEL and isinstance(content, Parameters | Weights | Scores)
         }
 
 
@@ -212,6 +225,8 @@ class Link:
                 return "int64", 8 * content.num_values
             case Weights():
                 return "float64", 8 * content.num_values
+            case Scores():
+                return "float32", 4 * content.num_values
             case Marks():
                 return "bitmap", -(-content.num_values // 8)
 

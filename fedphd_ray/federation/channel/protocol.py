@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedphd_ray.federation.channel.links import Content, Counts, Marks, Message, Parameters, Weights
+from fedphd_ray.federation.channel.links import Content, Counts, Marks, Message, Parameters, Scores, Weights
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import Kind, Payload
 from fedphd_ray.strategies import Strategy
@@ -107,6 +107,11 @@ def whole_vectors(vectors: Mapping[Kind, Tensor], version: int) -> dict[Kind, Co
 def covered(coverage: Tensor, num_slices: int) -> dict[Kind, Content]:
     """How much clients with sub-models have covered of each coordinate [num_params]: a weight for each slice says all of it."""
     return {Kind.COVERAGE: Weights(coverage, num_slices)} if num_slices else {}
+
+
+def importance(scores: Tensor | None, version: int) -> dict[Kind, Content]:
+    """How much each prunable channel matters to those who were asked [num_scores], before the network is pruned by that."""
+    return {} if scores is None else {Kind.IMPORTANCE: Scores(scores, version)}
 
 
 def statistics(label_counts: NDArray[np.int64] | None) -> dict[Kind, Content]:

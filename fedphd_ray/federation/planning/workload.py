@@ -4,11 +4,12 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.federation.channel.links import Message
-from fedphd_ray.federation.channel.protocol import Holdings, covered, statistics, upload
+from fedphd_ray.federation.channel.protocol import Holdings, covered, importance, statistics, upload
 from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.submodels.assignments import Candidates
 from fedphd_ray.federation.submodels.widths import SubModels
@@ -65,6 +66,7 @@ class Workload:
         first: nobody has been given a model yet.
         holding: per level, which nodes hold a model.
         narrowing: sub-models, where some clients train such.
+        num_scores: channels that clients score in this round; 0 where they are not asked.
     """
 
     strategy: Strategy
@@ -79,6 +81,7 @@ class Workload:
     first: bool
     holding: Sequence[Sequence[bool]]
     narrowing: Narrowing | None = None
+    num_scores: int = 0
     _sizes: dict[tuple[object, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def slices(self, clients: Sequence[int], round: int) -> dict[int, Slice]:
@@ -106,7 +109,7 @@ class Workload:
         """From a client of a width that reports these parts; None for all that travel."""
         held = self.held_at(width)
         beside = dict.fromkeys(self.strategy.clients_send, held.model)
-        return upload(held.model, named(held.parts, parts), held.version, beside, self.counts)
+        return {**upload(held.model, named(held.parts, parts), held.version, beside, self.counts), **self._scores(worked=True)}
 
     def download_bytes(self, client: int, width: float) -> int:
         """Everything that reaches a client in a round: the model, and what every edge has seen where that is shared."""
@@ -154,7 +157,13 @@ class Workload:
         """From a node under which clients have trained since it has sent last, or have not."""
         beside = dict.fromkeys(self.strategy.clients_send, self.held.model) if worked else {}
         slices = 0 if self.narrowing is None or not worked else self.narrowing.num_slices
-        return {**replace(self.held, beside=beside).to_parent(self.counts), **covered(self.held.model, slices)}
+        above = replace(self.held, beside=beside).to_parent(self.counts)
+        return {**above, **covered(self.held.model, slices), **self._scores(worked=worked)}
+
+    def _scores(self, *, worked: bool) -> Message:
+        """Of channels, where clients are asked for them."""
+        asked = worked and self.num_scores > 0
+        return importance(torch.empty(self.num_scores, device="meta") if asked else None, self.held.version)
 
     def work(self, client: int, width: float) -> float:
         """MACs of a client's local training of a width."""

@@ -34,6 +34,9 @@ class ClientSums:
             self._sums[Kind.COVERAGE].add_weighted([(Update(coverage, None, update.slices), weight)])
             update = update.times(coverage)
         self._sums[Kind.MODEL].add_weighted([(update, weight)])
+        scores = beside.pop(Kind.IMPORTANCE, None)
+        if scores is not None:
+            self._sums[Kind.IMPORTANCE].add(weight * scores)
         for name, vector in beside.items():
             self._sums[name].add(vector)
         self._weights.append(tuple(weight if part in reported else 0.0 for part in self._parts))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.federation.channel.links import Link, Message
-from fedphd_ray.federation.channel.protocol import Holdings, covered
+from fedphd_ray.federation.channel.protocol import Holdings, covered, importance
 from fedphd_ray.federation.sums.aggregation import covered_models, fold_by_name, weighted_models, weights_by_part
 from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
@@ -36,6 +36,7 @@ class MergeOrder:
         fresh: the node has merged nothing since it was given its model.
         attempt: how often the node's process has died meanwhile.
         num_slices: of the network, where some clients train less than all of it; else 0.
+        num_scores: channels that clients have scored in this round; 0 where they were not asked.
     """
 
     round: int
@@ -49,6 +50,7 @@ class MergeOrder:
     fresh: bool = True
     attempt: int = 0
     num_slices: int = 0
+    num_scores: int = 0
 
 
 def order_of(
@@ -62,6 +64,7 @@ def order_of(
     plan_channels: int,
     fresh: bool,
     num_slices: int = 0,
+    num_scores: int = 0,
 ) -> MergeOrder:
     """An aggregation with the method's weights, times the plan's factors and scaled to the sum that they had.
 
@@ -75,6 +78,7 @@ def order_of(
         plan_channels: see `MergeOrder`.
         fresh: see `MergeOrder`.
         num_slices: see `MergeOrder`.
+        num_scores: see `MergeOrder`.
     """
     children = tuple(each.sender for each in aggregation.contributions)
     seen = tuple(statistics[child] for child in children)
@@ -94,6 +98,7 @@ def order_of(
         plan_channels=plan_channels,
         fresh=fresh,
         num_slices=num_slices,
+        num_scores=num_scores,
     )
 
 
@@ -156,6 +161,9 @@ def _message(order: MergeOrder, position: int, payload: Payload, strategy: Strat
     beside = {name: vector for name, vector in payload.beside.items() if name in strategy.clients_send and seen.weight > 0}
     coverage = payload.beside.get(Kind.COVERAGE) if seen.weight > 0 and Kind.COVERAGE not in beside else None
     more = {} if coverage is None else covered(as_tensor(coverage), order.num_slices)
+    if order.num_scores and seen.weight > 0:  # nobody of this round among them: all of them matter as little
+        own = payload.beside.get(Kind.IMPORTANCE)
+        more |= importance(torch.zeros(order.num_scores) if own is None else as_tensor(own), payload.version)
     return {**Holdings.of(replace(payload, beside=beside), strategy, order.plan_channels).to_parent(counts), **more}
 
 

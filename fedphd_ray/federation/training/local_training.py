@@ -44,6 +44,7 @@ class LocalResult:
         num_steps: optimiser steps taken.
         num_images: images that went through them, repetitions counted.
         state: what the client keeps for its next round, or None.
+        importance: how much each channel matters to it, where it was asked [num_scores].
     """
 
     update: Update
@@ -52,6 +53,7 @@ class LocalResult:
     num_steps: int
     num_images: int
     state: ClientState | None
+    importance: Tensor | None = None
 
     def why_unusable(self, received: Tensor) -> str:
         """Why it must not be aggregated; empty if it may."""

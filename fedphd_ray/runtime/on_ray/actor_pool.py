@@ -19,8 +19,9 @@ from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.checks import require_imports
 from fedphd_ray.runtime.policy.faults import kill_this_process
 from fedphd_ray.runtime.policy.placement import RuntimeConfig
-from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
+from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 
 OnStart = Callable[[int, int, str], None]
 ANY_NODE = {"ray.io/node-id": "!none"}  # a label that every node has, and no such node

@@ -18,7 +18,7 @@ from fedphd_ray.runtime.on_ray.round import RayRound, RoundRules
 from fedphd_ray.runtime.policy.dispatch import HostTimes, Unit, balanced, single_clients, split_gain_seconds, whole_blocks
 from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
 from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
-from fedphd_ray.runtime.workers.client_host import HostSetup, SampleChunk
+from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 
 
 class RayBackend:

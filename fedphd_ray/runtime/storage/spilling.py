@@ -12,7 +12,7 @@ from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.storage.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
-from fedphd_ray.runtime.workers.client_host import SampleChunk
+from fedphd_ray.runtime.workers.host_setup import SampleChunk
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class RunState:
         client_states: what clients keep between rounds, where they do; the ones that took part last come last.
         state_rounds: the round that each of them comes from: with client and architecture, it says which state it is.
         memory: what the planner of rounds remembers.
+        importance: sums of what clients say of the channels [num_scores], from a synchronisation to the pruning after it in the
+            same round; never saved.
         server: vectors that the method and the server's optimiser keep at the cloud [num_params].
         plan: how the network was pruned, once it was.
         pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
@@ -65,6 +67,7 @@ class RunState:
     syncs: int = 0
     past: Mapping[int, Models] = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
+    importance: NDArray[np.float32] | None = None
 
     @property
     def edge_statistics(self) -> tuple[EdgeStatistics, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedphd_ray.federation.sums.merge import MergeOrder
 from fedphd_ray.plans import Block
 from fedphd_ray.records import ClientState, EdgeReport, LocalOrder, Payload, Transfer
-from fedphd_ray.runtime.workers.client_host import SampleChunk
+from fedphd_ray.runtime.workers.host_setup import SampleChunk
 from fedphd_ray.strategies import Strategy
 
 Handle = object

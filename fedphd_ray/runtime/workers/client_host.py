@@ -6,107 +6,32 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedphd_ray.data.looks import FeatureSkew
-from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.sampling import sample_chunk
-from fedphd_ray.diffusion.unet import UNetSpec, build_unet
+from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import ClientTimeoutError
-from fedphd_ray.federation.channel.communication import Codecs
-from fedphd_ray.federation.channel.feedback import clients_keep, residual_of, with_residual
+from fedphd_ray.federation.channel.feedback import residual_of, with_residual
 from fedphd_ray.federation.channel.links import Delivery, Link
-from fedphd_ray.federation.channel.protocol import Holdings, upload
+from fedphd_ray.federation.channel.protocol import Holdings, importance, upload
 from fedphd_ray.federation.flat_model import FlatModel
-from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.submodels.slices import MaskedSeat, Seat, masked_network, sub_network
 from fedphd_ray.federation.sums.client_sums import ClientSums
+from fedphd_ray.federation.training.batches import Examples
 from fedphd_ray.federation.training.local_training import LocalResult, LocalTrainer
 from fedphd_ray.memory import keep_freed_memory
-from fedphd_ray.population import ClientRows
-from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.records import BY_MAGNITUDE, ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload, Slice
-from fedphd_ray.runtime.policy.failures import FailureConfig
-from fedphd_ray.runtime.policy.faults import FaultScript, spoiled, strike_before_training
+from fedphd_ray.runtime.policy.faults import spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
+from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 from fedphd_ray.seeds import Purpose, torch_generator
-from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.parts import named
-from fedphd_ray.tensors import Layout, Pixels, as_numpy, as_tensor
-from fedphd_ray.topology import Topology, client_name
-
-
-@dataclass(frozen=True)
-class HostSetup:
-    """What every host is given once.
-
-    Attributes:
-        images: [N, C, H, W], all clients' images, shared and read-only; see `ImageDataset`.
-        labels: int64 [N], where the network is told them.
-        client_rows: per client, the rows of `images` that are its own.
-        label_counts: int64 [num_clients, num_classes].
-        codecs: of the links of clients.
-        threads: torch threads of the process; fixed, because sums inside an operator depend on it.
-        gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
-        deterministic: whether a GPU may use deterministic kernels only.
-        failures: what happens when a client fails.
-        faults: what is made to go wrong.
-        feature_skew: how differently clients see their images.
-        narrows: whether some clients train less than the whole network.
-        ratios: of the prunings that there will be: with them a host knows every architecture.
-    """
-
-    spec: UNetSpec
-    process: NoiseProcess
-    strategy: Strategy
-    local: LocalConfig
-    penalty: SparsityPenalty
-    topology: Topology
-    codecs: Codecs
-    images: Pixels
-    labels: NDArray[np.int64] | None
-    client_rows: ClientRows
-    label_counts: NDArray[np.int64]
-    seed: int
-    threads: int
-    gpu_share: float
-    deterministic: bool
-    failures: FailureConfig
-    faults: FaultScript
-    feature_skew: FeatureSkew | None = None
-    narrows: bool = False
-    ratios: tuple[float, ...] = ()
-
-    @property
-    def keeps_residuals(self) -> bool:
-        """Whether clients keep what their uploads leave out."""
-        return self.codecs.keeps_residual(self.topology.from_client)
-
-    @property
-    def keeps_states(self) -> bool:
-        """Whether clients keep anything between rounds."""
-        return clients_keep(self.local, self.strategy, self.codecs, self.topology)
-
-
-@dataclass(frozen=True)
-class SampleChunk:
-    """One piece of a set of samples: `index` and `size` fix its noise and its batch, so that any host may draw it.
-
-    Attributes:
-        labels: of the images, for a network that is told them.
-        guidance: by them.
-    """
-
-    round: int
-    index: int
-    size: int
-    steps: int
-    labels: tuple[int, ...] | None = None
-    guidance: float = 1.0
+from fedphd_ray.tensors import Layout, as_numpy, as_tensor
+from fedphd_ray.topology import client_name
 
 
 class ClientHost:
@@ -130,6 +55,7 @@ class ClientHost:
         self._trainer = LocalTrainer(
             setup.local, setup.strategy, process.loss, setup.penalty, setup.seed, process.pieces, setup.spec.num_classes
         )
+        self._scorer = setup.scorer()
         self._models: dict[tuple[int, float], FlatModel] = {}
 
     def train(
@@ -170,9 +96,8 @@ class ClientHost:
             reported = order.reported_parts.get(client)
             counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
             left = residual_of(own, seat.model.layout, self._device) if setup.keeps_residuals else None
-            message = upload(
-                seat.to_send(result.update), named(seat.held.parts, reported), payload.version, result.beside, counts
-            )
+            reply = upload(seat.to_send(result.update), named(seat.held.parts, reported), payload.version, result.beside, counts)
+            message = {**reply, **importance(result.importance, payload.version)}
             sent = self._upload(order, client).send(message, left)
             kept_states.append(seat.to_keep(with_residual(result.state, sent.residual, payload.version), state))
             sums.transfers += sent.rows
@@ -232,6 +157,11 @@ class ClientHost:
                     images = self._images[rows].to(self._device)
                     if setup.feature_skew is not None:
                         images = setup.feature_skew.look(client, setup.seed).of(images)
+                    labels = None if self._labels is None else self._labels[rows].to(self._device)
+                    scores = None
+                    if order.asks_importance and self._scorer is not None:
+                        examples, key = Examples(images, labels), (order.round, client)
+                        scores = self._scorer.scores(seat.model, arrived.version, received, examples, key)
                     result = self._trainer.train(
                         seat.model,
                         images,
@@ -242,7 +172,7 @@ class ClientHost:
                         version=arrived.version,
                         beside=arrived.beside,
                         state=state,
-                        labels=None if self._labels is None else self._labels[rows].to(self._device),
+                        labels=labels,
                         before_step=_watcher(limit, slow=kind == "slow"),
                     )
             except ClientTimeoutError as error:
@@ -251,7 +181,7 @@ class ClientHost:
                 failure = f"{type(error).__name__}: {error} (attempt {attempt + 1})\n{traceback.format_exc().rstrip()}"
             else:
                 trained = spoiled(kind, result.update.trained)
-                result = replace(result, update=replace(result.update, trained=trained))
+                result = replace(result, update=replace(result.update, trained=trained), importance=scores)
                 failure = result.why_unusable(received)  # what is not finite is so every time
                 return result, failure, Outcome.FAILED if failure else None
         return None, failure, Outcome.FAILED

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from fedphd_ray.records import ClientState, PartialUpdate, Payload
 from fedphd_ray.runtime.workers.backend import EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
-from fedphd_ray.runtime.workers.client_host import ClientHost, HostSetup, SampleChunk
+from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
+from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 
 
 class LocalBackend:
