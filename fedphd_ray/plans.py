@@ -96,6 +96,7 @@ class RoundPlan:
         steps: client -> share of its local steps that it takes; a client not in it takes all.
         slices: client -> what it trains of the network; a client not in it trains all of it.
         upload_rates: client -> rate in bit/s at which it sends in this round; a client not in it sends as its device does.
+        away: edges that nobody reaches in this round.
         chances: client -> probability with which its edge was drawn; a client not in it had no other.
         memory: what the plans that follow remember of this one.
         sim_seconds: the simulated time at the end of the round.
@@ -110,6 +111,7 @@ class RoundPlan:
     steps: dict[int, float] = field(default_factory=dict)
     slices: dict[int, Slice] = field(default_factory=dict)
     upload_rates: dict[int, float] = field(default_factory=dict)
+    away: frozenset[int] = frozenset()
     chances: dict[int, float] = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
     sim_seconds: float = 0.0

@@ -106,6 +106,9 @@ class Replay:
         edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
         for round in range(1, schedule.rounds + 1):
             self._round = round
+            for edge in schedule.away(round):
+                self._holds[0][edge], edges[edge] = False, edges[edge].reset()
+                self._worked[0].discard(edge)
             workload = self._workload()
             plan = schedule.plan(round, experiment.strategy, population, edges, self._memory, workload)
             self._memory = plan.memory
@@ -160,6 +163,7 @@ class Replay:
             holding=self._holds,
             narrowing=experiment.narrowings[version],
             num_scores=experiment.num_scores(self._round, version),
+            away=experiment.schedule.away(self._round),
         )
 
     def _count_down(self, plan: RoundPlan) -> None:
@@ -168,13 +172,16 @@ class Replay:
         first = not self._syncs and not any(held for level in self._holds for held in level)
         message = self._held[self._version].to_child(first=first, owed=bool(self._owed))
         for level in range(topology.depth) if plan.asked else ():
+            reached = [bool(level) or index not in plan.away for index in range(topology.sizes[level])]
+            given = [index for index, held in enumerate(self._holds[level]) if reached[index] and not held]
             if not topology.flat:
-                self._add(topology.down(level), self._holds[level].count(False), message)
-            self._holds[level] = [True] * topology.sizes[level]
+                self._add(topology.down(level), len(given), message)
+            self._holds[level] = reached
 
     def _count_clients(self, plan: RoundPlan) -> None:
         topology, cohort, workload = self._experiment.topology, plan.edge_of, self._workload()
-        self._add(topology.to_client, len(plan.asked) * len(topology.aggregators), statistics(self._counts))
+        speaking = len(topology.aggregators) - len(plan.away)
+        self._add(topology.to_client, len(plan.asked) * speaking, statistics(self._counts))
         for row in lost_rows(plan, workload) if plan.flights else ():
             self._bytes[row.hop] += row.num_bytes
         downloads = Counter((client in self._with_state, client in self._owed, plan.width(client)) for client in cohort)

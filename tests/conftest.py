@@ -86,10 +86,13 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def actor_pool(ray_cluster: None) -> "Iterator[ActorPool]":
-    """Ten client hosts that share one GPU (a tenth each), and edge servers, for all federations of the session."""
+    """Six client hosts that share one GPU (a sixth each), and edge servers, for all federations of the session.
+
+    Starting them takes a minute on two cores, and more beside other work: no test depends on how long.
+    """
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
     from fedphd_ray.runtime.policy.placement import RuntimeConfig  # noqa: PLC0415
 
-    with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.1)) as pool:
-        pool.ensure(10, ("edge/0", "edge/1"))
+    with ActorPool(RuntimeConfig(cpus_per_host=0.1, gpus_per_host=0.16, start_timeout_seconds=900)) as pool:
+        pool.ensure(6, ("edge/0", "edge/1"))
         yield pool

@@ -1,16 +1,15 @@
 """The devices of a federation: named classes with shares, or a table; drawn once per client, keyed by the seed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from fedphd_ray.devices.availability import Always, Availability, Share
+from fedphd_ray.devices.presets import PRESETS
 from fedphd_ray.devices.quantities import LogNormal, Positive, Quantity, QuantityOrNone, draw
 from fedphd_ray.devices.tables import read_columns
 from fedphd_ray.errors import ConfigError
@@ -55,6 +54,20 @@ class DeviceClass(Section):
         return LogNormal(distribution="log_normal", median=float(own), sigma=self.spread)
 
 
+class Outage(Section):
+    """An edge is away for some rounds.
+
+    Attributes:
+        edge: which.
+        round: the first of them.
+        rounds: how many.
+    """
+
+    edge: NonNegativeInt
+    round: PositiveInt
+    rounds: PositiveInt = 1
+
+
 class EdgeLinks(Section):
     """What edges have.
 
@@ -66,6 +79,8 @@ class EdgeLinks(Section):
         latency_ms: before the first byte of every message between nodes.
         detour_ms: latency on top for every edge that is not the client's own (client c's is c modulo the number of edges), drawn
             for each client and edge; null for none.
+        outages: edges that are away for some rounds. What an edge has not sent up by then is lost; clients go to others; back
+            again, it is given its parent's model.
     """
 
     client_mbit: Quantity | None = None
@@ -73,6 +88,7 @@ class EdgeLinks(Section):
     upload_mbit: Quantity = 1000.0
     latency_ms: QuantityOrNone = 10.0
     detour_ms: Quantity | None = None
+    outages: Annotated[tuple[Outage, ...], Field(max_length=1000)] = ()
 
 
 class Dropout(Section):
@@ -80,57 +96,6 @@ class Dropout(Section):
 
     training: Share = 0.0
     upload: Share = 0.0
-
-
-def _log_normal(median: float, sigma: float) -> dict[str, object]:
-    return {"distribution": "log_normal", "median": median, "sigma": sigma}
-
-
-PHONES: list[dict[str, object]] = [
-    {
-        "name": name,
-        "share": share,
-        "macs_per_second": _log_normal(speed, 0.4),
-        "memory_gib": memory,
-        "download_mbit": _log_normal(40, 0.6),
-        "upload_mbit": _log_normal(10, 0.6),
-        "latency_ms": 50,
-    }
-    for name, share, speed, memory in [("old phone", 0.2, 4e8, 2), ("phone", 0.6, 2e9, 4), ("new phone", 0.2, 1.4e10, 8)]
-]
-"""Shares, ratios of speed and memory: deciles of the FP32 scores and RAM of 333 phones in AI-Benchmark's table of 2020 (15 : 100
-: 700). The 2e9 MACs per second of the phone in the middle and the mobile rates are assumptions."""
-LAPTOPS: list[dict[str, object]] = [
-    {
-        "name": "laptop",
-        "macs_per_second": _log_normal(3e10, 0.5),
-        "memory_gib": 8,
-        "download_mbit": _log_normal(210, 0.4),
-        "upload_mbit": _log_normal(55, 0.6),
-        "latency_ms": 20,
-    }
-]
-"""Rates: medians of 18 countries in Speedtest's global index (fixed lines). 3e10 MACs per second is about what two cores with
-AVX-512 reach in this program (docs/performance.md); its spread is an assumption."""
-HOSPITAL: list[dict[str, object]] = [
-    {
-        "name": "workstation",
-        "macs_per_second": _log_normal(3e12, 0.3),
-        "memory_gib": 24,
-        "download_mbit": 1000,
-        "upload_mbit": 1000,
-        "latency_ms": 10,
-    }
-]
-"""Assumptions: one GPU with 24 GB at a fifth of its nominal speed, and a gigabit line."""
-PRESETS: Mapping[str, list[dict[str, object]]] = MappingProxyType(
-    {
-        "phones": PHONES,
-        "laptops": LAPTOPS,
-        "hospital": HOSPITAL,
-        "mixed": [*PHONES, {**LAPTOPS[0], "share": 0.8}, {**HOSPITAL[0], "share": 0.2}],
-    }
-)
 
 
 class DevicesConfig(Section):
@@ -204,6 +169,7 @@ class DevicesConfig(Section):
             detour=_detour(edges.detour_ms, rng, num_clients, num_edges),
             availability=self.availability,
             dropout=self.dropout,
+            outages=edges.outages,
             seed=seed,
         )
 
@@ -261,6 +227,7 @@ class Devices:
         detour: latency on top, from each client to each edge [num_clients, num_edges].
         availability: who is there.
         dropout: who leaves.
+        outages: edges that are away for some rounds.
         seed: of the run.
     """
 
@@ -277,11 +244,16 @@ class Devices:
     detour: NDArray[np.float64]
     availability: Availability = field(default_factory=Always)
     dropout: Dropout = field(default_factory=Dropout)
+    outages: tuple[Outage, ...] = ()
     seed: int = 0
 
     def present(self, round: int, num_regions: int) -> NDArray[np.bool_]:
         """Who is there in a round [num_clients]."""
         return self.availability.present(round, len(self.kinds), num_regions, self.seed)
+
+    def away(self, round: int) -> frozenset[int]:
+        """Edges that are away in a round."""
+        return frozenset(out.edge for out in self.outages if out.round <= round < out.round + out.rounds)
 
     def leaves(self, round: int, client: int) -> tuple[str, float] | None:
         """Whether a client that begins in a round will leave: while it trains or sends, and after which share of that."""

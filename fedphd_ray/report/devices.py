@@ -42,6 +42,9 @@ def print_devices(console: Console, simulated: Simulated) -> None:
     console.print(table)
     if simulated.whole:
         _print_memory(console, simulated)
+    for out in simulated.devices.outages:
+        last = out.round + out.rounds - 1
+        console.print(f"edge/{out.edge} is away in rounds {out.round} to {last}", highlight=False)
     flights = [flight for round in simulated.flights for flight in round]
     fates = Counter(flight.fate or "used" for flight in flights)
     told_fates = ", ".join(f"{number} {fate}" for fate, number in fates.most_common())

@@ -14,7 +14,7 @@ from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.records import ClientReport, EdgeStatistics, Kind, LocalOrder, Payload, Transfer
-from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed
+from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed, without
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
 from fedphd_ray.runtime.observer import Observer, RoundTrace
@@ -71,6 +71,7 @@ class Cloud:
         experiment = self._experiment
         while state.round < experiment.schedule.rounds:
             with self._watch("round"):
+                state = without(state, experiment.schedule.away(state.round + 1))
                 plan = planned(experiment, state)
                 state, sent = self._hand_down(state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
@@ -94,7 +95,7 @@ class Cloud:
             return state, []
         sent = statistics_to_cohort(experiment, state, plan)
         with self._watch("transfer"):
-            models, rows = hand_down(experiment, self._backend, state, plan.round)
+            models, rows = hand_down(experiment, self._backend, state, plan)
         oldest = experiment.schedule.oldest_version
         past = {version: former for version, former in state.past.items() if version >= oldest(plan.round, state.memory)}
         if oldest(plan.round + 1, plan.memory) <= plan.round:

@@ -46,6 +46,7 @@ def workload_of(experiment: Experiment, state: RunState, round: int) -> Workload
         holding=[[held is not None for held in level] for level in state.models],
         narrowing=experiment.narrowings[state.model.version],
         num_scores=experiment.num_scores(round, state.model.version),
+        away=experiment.schedule.away(round),
     )
 
 
@@ -54,24 +55,36 @@ def timed(experiment: Experiment, plan: RoundPlan, rows: list[Transfer]) -> list
     return rows if experiment.devices is None else stamped(rows, plan, experiment.devices, experiment.topology)
 
 
-def hand_down(experiment: Experiment, backend: Backend, state: RunState, round: int) -> tuple[Models, list[Transfer]]:
+def without(state: RunState, away: frozenset[int]) -> RunState:
+    """Edges that are away have lost what they had: their models, and what they had seen."""
+    if not away:
+        return state
+    models = tuple(None if edge in away else held for edge, held in enumerate(state.models[0]))
+    statistics = tuple(seen.reset() if edge in away else seen for edge, seen in enumerate(state.statistics[0]))
+    return replace(state, models=(models, *state.models[1:]), statistics=(statistics, *state.statistics[1:]))
+
+
+def hand_down(experiment: Experiment, backend: Backend, state: RunState, plan: RoundPlan) -> tuple[Models, list[Transfer]]:
     """The models of all nodes, those that held none given their parents', and the rows of the ledger for that.
 
     Where nothing is lost on the way all hold one object, whoever reads it. In a flat federation the node is the cloud itself.
     """
     topology, models, rows = experiment.topology, list(state.models), list[Transfer]()
-    if all(held is not None for level in models for held in level):
+    wanting = [
+        [index for index, held in enumerate(own) if held is None and (level or index not in plan.away)]
+        for level, own in enumerate(models)
+    ]
+    if not any(wanting):
         return state.models, []
     first = not state.syncs and not any(held is not None for level in models for held in level)
-    waiting = None in models[-1]  # elsewhere nobody needs the cloud's model
-    above: tuple[Handle | None, ...] = (backend.put(state.broadcast(experiment.strategy.server_sends)) if waiting else None,)
+    broadcast = state.broadcast(experiment.strategy.server_sends)
+    above: tuple[Handle | None, ...] = (backend.put(broadcast) if wanting[-1] else None,)  # elsewhere nobody needs it
     for level in reversed(range(topology.depth)):
         given = list(models[level])
-        for index in range(len(given)):
-            if given[index] is None:
-                parent = topology.parent(level, index)
-                given[index], more = _give(experiment, backend, state, round, (level, index), above[parent], first=first)
-                rows += more
+        for index in wanting[level]:
+            parent = topology.parent(level, index)
+            given[index], more = _give(experiment, backend, state, plan.round, (level, index), above[parent], first=first)
+            rows += more
         above = models[level] = tuple(given)
     return tuple(models), rows
 
@@ -102,7 +115,7 @@ def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPla
     return [
         row
         for edge in topology.aggregators
-        if (counts := _shared_counts(experiment, state, edge)) is not None
+        if edge not in plan.away and (counts := _shared_counts(experiment, state, edge)) is not None
         for client in plan.asked
         for row in Link(plan.round, topology.to_client, topology.aggregator_name(edge), client_name(client)).rows(
             statistics(counts)

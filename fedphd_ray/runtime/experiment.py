@@ -21,8 +21,9 @@ from fedphd_ray.federation.channel.feedback import clients_keep
 from fedphd_ray.federation.channel.protocol import Holdings
 from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.local_config import LocalConfig
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
 from fedphd_ray.federation.planning.planner import planner
-from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.schedule import Schedule, ScheduleConfig
 from fedphd_ray.federation.planning.workload import Narrow, Narrowing
 from fedphd_ray.federation.prune import groups_at, num_channels, shapes_at
 from fedphd_ray.federation.submodels.assignments import Candidates

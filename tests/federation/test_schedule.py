@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
+from fedphd_ray.federation.planning.schedule import Schedule, ScheduleConfig
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.strategies import FedAvg, FedPhD, Strategy

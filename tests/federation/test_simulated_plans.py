@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.federation.costs import Cost
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
 from fedphd_ray.federation.planning.planner import planner
 from fedphd_ray.federation.planning.policies import Buffered, Deadline, OverSelect, Policy, Wait
-from fedphd_ray.federation.planning.schedule import HierarchyConfig, ScheduleConfig
+from fedphd_ray.federation.planning.schedule import ScheduleConfig
 from fedphd_ray.plans import Contribution, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics

@@ -108,9 +108,7 @@ def test_what_nobody_can_be_asked_is_refused(sections: dict[str, object], words:
 
 def test_a_client_whose_training_fails_has_no_say() -> None:
     """Its message never leaves."""
-    config = method(
-        "fedavg", pruning={"criterion": "taylor", "mode": "prune"}, faults=[{"kind": "nan", "round": 2, "client": 0}]
-    )
+    config = method("fedavg", pruning={"criterion": "taylor", "mode": "prune"}, faults=[{"kind": "nan", "round": 2, "client": 0}])
     outcome = federate(config)
     assert any("client/0" in failure for failure in outcome.state.failures)
     assert not any(row.kind == "importance" and row.source == "client/0" for row in outcome.transfers)

@@ -34,10 +34,10 @@ def test_any_number_of_shared_hosts_gives_the_bits_of_one_process(name: str, hos
 
 
 @pytest.mark.ray
-def test_ten_dedicated_hosts_share_one_gpu(actor_pool: ActorPool) -> None:
+def test_six_dedicated_hosts_share_one_gpu(actor_pool: ActorPool) -> None:
     """Fractions of a GPU are scheduled (Ray's books hold one); the bits stay those of one process."""
-    chosen = method("fedphd", data=shapes(10, {"name": "dirichlet", "alpha": 0.3}))
-    backend = RayBackend(chosen.build().host_setup(), Placement(10, True, ""), chosen.runtime, actor_pool)
+    chosen = method("fedphd", data=shapes(6, {"name": "dirichlet", "alpha": 0.3}))
+    backend = RayBackend(chosen.build().host_setup(), Placement(6, True, ""), chosen.runtime, actor_pool)
     assert federate(chosen, backend).sha256 == federate(chosen).sha256
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
+from fedphd_ray.federation.planning.schedule import Schedule, ScheduleConfig
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
 from fedphd_ray.strategies import FedAvg, FedPhD, Strategy

@@ -45,7 +45,7 @@ class Clock:
         for level in reversed(range(topology.depth)):
             num_bytes = workload.handed_down_bytes(level)
             for index, holds in enumerate(workload.holding[level]):
-                if not holds:
+                if not holds and (level or index not in workload.away):
                     above = self.seconds[self._place(level + 1, topology.parent(level, index))]
                     place = self._place(level, index)
                     self.seconds[place] = max(

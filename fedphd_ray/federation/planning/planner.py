@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.federation.planning.buffered import BufferedSchedule
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
 from fedphd_ray.federation.planning.policies import Buffered
-from fedphd_ray.federation.planning.schedule import HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.schedule import Schedule, ScheduleConfig
 from fedphd_ray.federation.planning.simulated import SynchronousSchedule
 
 

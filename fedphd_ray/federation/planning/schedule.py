@@ -1,18 +1,15 @@
 """Round plans: who takes part, on which edge, in which block, and what happens at the end of the round. Pure."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from types import MappingProxyType
-from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt
 
-from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.planning.client_pruning import Everybody, Participation
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
 from fedphd_ray.federation.planning.policies import Policy, Wait
 from fedphd_ray.federation.planning.sampling import Draw, Sampling, UniformSampling
 from fedphd_ray.federation.planning.workload import Workload
@@ -23,8 +20,7 @@ from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.base import EdgeDraw
-from fedphd_ray.strategies.edge_choice import Choice, EdgeChoice, OfTheStrategy
-from fedphd_ray.topology import CLIENT, CLOUD, Tier, Topology
+from fedphd_ray.strategies.edge_choice import Choice
 
 
 class ScheduleConfig(Section):
@@ -49,85 +45,7 @@ class ScheduleConfig(Section):
 
 
 LOSSES = "losses"  # in a planner's memory
-MOST_NODES = 100_000  # of a tier: each is an actor
-
-
-class TierConfig(Section):
-    """One tier of aggregators.
-
-    Attributes:
-        name: of the tier, and so of its nodes (`region/0`) and links (`edge_to_region`).
-        nodes: how many there are.
-        period: its nodes send their models to their parents after every so many aggregations of their own. An edge aggregates
-            every round; any other node when its children have sent.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$", max_length=20)]
-    nodes: Annotated[int, Field(ge=1, le=MOST_NODES)]
-    period: PositiveInt = 1
-
-
-class HierarchyConfig(Section):
-    """The tree between clients and cloud.
-
-    Attributes:
-        num_edges: edge servers, M; 0 makes the federation flat: clients speak with the cloud itself.
-        cloud_period: the cloud aggregates every so many rounds, r_g.
-        tiers: the same and more, from the edges upwards; the two above follow from them then. null is one tier, `edge`, of
-            `num_edges` nodes and period `cloud_period`.
-        edge_choice: which edge a client of a cohort goes to; `strategy` as the method has it.
-    """
-
-    num_edges: Annotated[int, Field(ge=0, le=MOST_NODES)] = 2
-    cloud_period: PositiveInt = 5
-    tiers: Annotated[tuple[TierConfig, ...], Field(min_length=1)] | None = None
-    edge_choice: EdgeChoice = OfTheStrategy()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_from_tiers(cls, values: Any) -> Any:
-        tiers = values.get("tiers") if isinstance(values, Mapping) else None
-        if not isinstance(tiers, list | tuple):
-            return values
-        listed = dict(values) | {"tiers": tuple(tiers)}  # what comes from here may be no list, to pydantic's strict mode
-        try:
-            read = [TierConfig.model_validate(tier) for tier in tiers]
-        except ValueError:
-            return listed  # refused, with a better word, when the field is read
-        follow = {"num_edges": read[0].nodes, "cloud_period": math.prod(tier.period for tier in read)} if read else {}
-        return follow | listed
-
-    @model_validator(mode="after")
-    def _one_tree(self) -> Self:
-        if self.tiers is None:
-            return self
-        names = [tier.name for tier in self.tiers]
-        if len({*names, CLIENT, CLOUD}) < len(names) + 2:
-            expected = f"names that differ, and none of them {CLIENT} or {CLOUD}"
-            raise ConfigError("hierarchy.tiers", expected=expected, found=", ".join(names))
-        if any(above.nodes > below.nodes for below, above in pairwise(self.tiers)):
-            raise ConfigError(
-                "hierarchy.tiers",
-                expected="no more nodes in a tier than in the one below it: every node has a child",
-                found=", ".join(f"{tier.nodes} of {tier.name}" for tier in self.tiers),
-                remedy="list the tiers from the edges upwards",
-            )
-        stated = (self.num_edges, self.cloud_period)
-        follow = (self.tiers[0].nodes, math.prod(tier.period for tier in self.tiers))
-        if stated != follow:
-            raise ConfigError(
-                "hierarchy.tiers",
-                expected=f"a tree of num_edges: {stated[0]} and cloud_period: {stated[1]}, which are given beside it",
-                found=f"one of num_edges: {follow[0]} and cloud_period: {follow[1]}",
-                remedy="leave these two out: they follow from the tiers",
-            )
-        return self
-
-    def topology(self) -> Topology:
-        """The tree as the rest of the program knows it."""
-        if self.tiers is not None:
-            return Topology(tuple(Tier(tier.name, tier.nodes, tier.period) for tier in self.tiers))
-        return Topology((Tier("edge", self.num_edges, self.cloud_period),) if self.num_edges else ())
+_AGAIN = (2**31,)  # in the key of those who choose again; draws of one round are counted from 1
 
 
 @dataclass(frozen=True)
@@ -214,6 +132,7 @@ class Schedule:
             reported_parts=strategy.reported_parts(list(given.edge_of), parts_rng),
             slices=given.slices,
             upload_rates=given.upload_rates,
+            away=self.away(round),
             chances={client: one.probability for client, one in zip(cohort, choices, strict=True) if one.probability < 1},
         )
 
@@ -254,9 +173,35 @@ class Schedule:
         edges: Sequence[EdgeStatistics],
         key: tuple[int, ...],
     ) -> list[EdgeDraw]:
-        """The edge of each client; `key` begins with the round."""
+        """The edge of each client; `key` begins with the round. Who would go to one that is away chooses among the others."""
+        choices = self._choose(cohort, strategy, population, edges, key)
+        away = self.away(key[0])
+        if not away:
+            return choices
+        left = [edge for edge in range(len(edges)) if edge not in away]
+        again = [client for client, choice in zip(cohort, choices, strict=True) if choice.edge in away]
+        anew = self._choose(again, strategy, population, [edges[edge] for edge in left], (*key, *_AGAIN), left)
+        others = {client: EdgeDraw(left[choice.edge], choice.probability) for client, choice in zip(again, anew, strict=True)}
+        return [others.get(client, choice) for client, choice in zip(cohort, choices, strict=True)]
+
+    def _choose(
+        self,
+        cohort: Sequence[int],
+        strategy: Strategy,
+        population: Population,
+        edges: Sequence[EdgeStatistics],
+        key: tuple[int, ...],
+        left: Sequence[int] | None = None,
+    ) -> list[EdgeDraw]:
+        """Among all edges, or those that are left."""
         rng = numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key)
-        return self.edge_choice.choose(Choice(cohort, strategy, population, edges, self.latency, key[0], rng))
+        places = slice(None) if left is None else list(left)
+        choice = Choice(cohort, strategy, population, edges, lambda client: self.latency(client)[places], key[0], rng)
+        return self.edge_choice.choose(choice)
+
+    def away(self, round: int) -> frozenset[int]:
+        """Edges that are away in a round; here none."""
+        return frozenset()
 
     def latency(self, client: int) -> NDArray[np.float64]:
         """Seconds from a client to each edge [num_edges]; here nobody is far from any."""
@@ -286,4 +231,5 @@ class Schedule:
                 yield Aggregation(0, edge, tuple(clients))
         for level in range(1, self.sends_up(round) + 1):
             for node in range(topology.sizes[level] if level < topology.depth else 1):
-                yield Aggregation(level, node, tuple(Contribution(child) for child in topology.children(level, node)))
+                children = (child for child in topology.children(level, node) if level > 1 or child not in self.away(round))
+                yield Aggregation(level, node, tuple(map(Contribution, children)))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.devices.simulation import Job, Simulation
 from fedphd_ray.federation.planning.clock import Clock
+from fedphd_ray.federation.planning.hierarchy import HierarchyConfig
 from fedphd_ray.federation.planning.policies import Synchronous
-from fedphd_ray.federation.planning.schedule import Given, HierarchyConfig, Schedule, ScheduleConfig
+from fedphd_ray.federation.planning.schedule import Given, Schedule, ScheduleConfig
 from fedphd_ray.federation.planning.workload import Narrowing, Workload
 from fedphd_ray.federation.submodels.assignments import Crowd
 from fedphd_ray.plans import Flight, Memory, RoundPlan
@@ -48,6 +49,10 @@ class SimulatedSchedule(Schedule, Generic[P]):
         super().__init__(config, hierarchy, seed, prune_rounds)
         self.devices, self.policy = devices, policy
 
+    def away(self, round: int) -> frozenset[int]:
+        """See `Schedule.away`."""
+        return self.devices.away(round)
+
     def latency(self, client: int) -> NDArray[np.float64]:
         """Seconds from a client to each edge [num_edges]."""
         return np.asarray(self.devices.latency[client] + self.devices.detour[client])
@@ -68,6 +73,8 @@ class SimulatedSchedule(Schedule, Generic[P]):
 
     def there(self, round: int, workload: Workload, memory: Memory) -> NDArray[np.bool_]:
         """Who can be asked: takes part at all, is there, and can hold the network."""
+        if len(self.away(round)) == max(1, len(self.topology.aggregators)):
+            return np.zeros(len(self.devices.kinds), np.bool_)
         fits = self.devices.memory_bytes >= workload.memory_of_all
         active = self.participation.active(memory, len(fits))
         return self.devices.present(round, len(self.topology.aggregators)) & fits & active
@@ -122,6 +129,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
         holding = [list(level) for level in workload.holding]
         if plan.asked:
             holding = [[True] * len(level) for level in holding]
+            holding[0] = [edge not in plan.away for edge in range(len(holding[0]))]
         for level in range(1, self.topology.depth + 1):
             num_bytes = 0 if self.topology.flat or not plan.at(level) else workload.sent_up_bytes(level - 1)
             for each in plan.at(level):

@@ -67,6 +67,7 @@ class Workload:
         holding: per level, which nodes hold a model.
         narrowing: sub-models, where some clients train such.
         num_scores: channels that clients score in this round; 0 where they are not asked.
+        away: edges that are away in this round.
     """
 
     strategy: Strategy
@@ -82,6 +83,7 @@ class Workload:
     holding: Sequence[Sequence[bool]]
     narrowing: Narrowing | None = None
     num_scores: int = 0
+    away: frozenset[int] = frozenset()
     _sizes: dict[tuple[object, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def slices(self, clients: Sequence[int], round: int) -> dict[int, Slice]:
@@ -135,7 +137,7 @@ class Workload:
         key = (known, owed, width)
         if key not in self._sizes:
             to_client = self.topology.to_client
-            heard = len(self.topology.aggregators) * self._bytes(statistics(self.counts), to_client)
+            heard = (len(self.topology.aggregators) - len(self.away)) * self._bytes(statistics(self.counts), to_client)
             self._sizes[key] = self._bytes(self.held_at(width).to_client(known=known, owed=owed), to_client) + heard
         return self._sizes[key]
 

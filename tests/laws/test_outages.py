@@ -1,0 +1,115 @@
+"""Edges that are away: nobody goes to them, nothing is lost but what they had, and it is the same everywhere."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+from federations import DEEP, FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method, reference, sums_by_hop
+
+from fedphd_ray.config import Config
+from fedphd_ray.errors import ConfigError
+from fedphd_ray.forecast import forecast
+from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
+from fedphd_ray.runtime.on_ray.backend import RayBackend
+from fedphd_ray.runtime.policy.placement import Placement
+
+EQUAL = {"name": "equal", "macs_per_second": 1e9, "download_mbit": 50, "upload_mbit": 10}
+HIERARCHICAL = ("fedphd", "fedavg", "fedphd with kept moments", "feddiffuse usplit", "sfedhp", "masked fedavg")
+
+
+def away(name: str = "fedphd", *outages: Mapping[str, int], **sections: object) -> Config:
+    """Edge 1 is away in rounds 2 to 4 of eight, unless said otherwise; with it goes what it learnt in round 1."""
+    listed = list(outages) or [{"edge": 1, "round": 2, "rounds": 3}]
+    devices = {"classes": [EQUAL], "edges": {"outages": listed}}
+    return method(name, devices=devices, **({"schedule": {"rounds": 8}, "pruning": {"round": 6}} | sections))
+
+
+@cache
+def in_one_process(name: str = "fedphd") -> Outcome:
+    return federate(away(name))
+
+
+def test_nobody_goes_to_it_and_it_says_nothing() -> None:
+    outcome = in_one_process()
+    for plan in outcome.plans:
+        gone = {1} if 2 <= plan.round <= 4 else set()
+        assert plan.away == gone
+        assert plan.edge_of
+        assert not gone.intersection(plan.edge_of.values())
+    assert not [row for row in outcome.transfers if 2 <= row.round <= 4 and "edge/1" in (row.source, row.destination)]
+
+
+def test_what_it_had_is_lost_and_it_comes_back_with_its_parents_model() -> None:
+    """Period 2: the cloud hears of edge 0 alone after rounds 2 and 4, and gives edge 1 its model in round 5."""
+    outcome = in_one_process()
+    heard = {(row.round, row.source) for row in outcome.transfers if row.hop == "edge_to_cloud" and row.kind == "model"}
+    given = {(row.round, row.destination) for row in outcome.transfers if row.hop == "cloud_to_edge" and row.kind == "model"}
+    assert {(round, edge) for round, edge in heard if round <= 4} == {(2, "edge/0"), (4, "edge/0")}
+    assert {round for round, edge in given if edge == "edge/1"} == {1, 5, 7}
+    assert {round for round, edge in given if edge == "edge/0"} == {1, 3, 5, 7}
+
+
+def test_others_are_where_they_would_have_been() -> None:
+    """Only those who would have gone to it go elsewhere."""
+    before = federate(method("fedavg", devices={"classes": [EQUAL]}, schedule={"rounds": 8}, pruning={"round": 6}))
+    for plan, usual in zip(in_one_process("fedavg").plans, before.plans, strict=True):
+        assert set(plan.edge_of) == set(usual.edge_of)
+        expected = {client: 0 if plan.away else edge for client, edge in usual.edge_of.items()}
+        assert dict(plan.edge_of) == expected
+
+
+@pytest.mark.parametrize("name", HIERARCHICAL)
+def test_bytes_are_foretold(name: str) -> None:
+    outcome = in_one_process(name)
+    assert forecast(away(name).build()).bytes_by_hop == sums_by_hop(outcome)
+    assert outcome.sha256 != reference(name)
+
+
+def test_in_a_deep_tree_its_region_goes_on() -> None:
+    config = away("fedavg", {"edge": 3, "round": 1, "rounds": 4}, {"edge": 2, "round": 2}, hierarchy=DEEP)
+    outcome = federate(config)
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+    assert [sorted(plan.away) for plan in outcome.plans] == [[3], [2, 3], [3], [3], [], [], [], []]
+
+
+def test_where_all_are_away_nothing_happens() -> None:
+    both = [{"edge": edge, "round": 3, "rounds": 2} for edge in (0, 1)]
+    config = away("fedphd", *both)
+    outcome = federate(config)
+    assert [bool(plan.asked) for plan in outcome.plans] == [True, True, False, False, True, True, True, True]
+    assert {row.round for row in outcome.transfers} == {1, 2, 5, 6, 7, 8}
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["fedphd", "fedphd with kept moments"])
+@pytest.mark.parametrize("placement", [Placement(2, False, ""), Placement(6, True, "")])
+def test_same_bits_times_and_rows_everywhere(name: str, placement: Placement, actor_pool: ActorPool) -> None:
+    chosen, one = away(name), in_one_process(name)
+    there = federate(chosen, RayBackend(chosen.build().host_setup(), placement, chosen.runtime, actor_pool))
+    assert there.sha256 == one.sha256
+    assert [record.sim_seconds for record in there.records] == [record.sim_seconds for record in one.records]
+    assert sorted(there.transfers) == sorted(one.transfers)
+
+
+@pytest.mark.parametrize("last", [1, 3, 4])
+def test_it_goes_on_in_the_middle_of_an_outage(last: int, tmp_path: Path) -> None:
+    experiment = away(checkpoint={"every": 1}).build()
+    with pytest.raises(StoppedHereError):
+        runs.run(experiment, tmp_path / "run", Until(last))
+    assert runs.resume(experiment, tmp_path / "run", Recorder()).model_sha256 == in_one_process().sha256
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"hierarchy": {"num_edges": 1}}, "0 to 0"),
+        ({"hierarchy": FLAT}, "edges that there are"),
+        ({"schedule": {"policy": {"name": "buffered", "size": 2}}}, "a policy with rounds"),
+    ],
+)
+def test_what_cannot_be_is_refused(sections: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        away("fedavg", **sections)
