@@ -35,7 +35,7 @@ def work(rank: int, setup: HostSetup, barrier: Barrier, results: "multiprocessin
         barrier.wait()
         began, total = time.perf_counter(), VectorSum()
         for client in rng.choice(CLIENTS, COHORT, replace=False)[rank::HOSTS]:
-            own = images[torch.from_numpy(setup.client_rows[client])]
+            own = images[torch.from_numpy(setup.ownership.rows[client])]
             order = LocalOrder(round, 0, 1.0, 0.0, {})
             result = trainer.train(model, own, order, client=int(client), received=received, version=0)
             total.add_weighted([(result.update, len(own))])

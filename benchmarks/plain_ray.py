@@ -42,7 +42,7 @@ class Host:
         """The weighted sum of the clients' updates."""
         order, received, total = LocalOrder(round, 0, 1.0, 0.0, {}), as_tensor(vector), VectorSum()
         for client in clients:
-            own = self._images[torch.from_numpy(self._setup.client_rows[client])]
+            own = self._images[torch.from_numpy(self._setup.ownership.rows[client])]
             result = self._trainer.train(self._model, own, order, client=client, received=received, version=0)
             total.add_weighted([(result.update, len(own))])
         assert total.total is not None
@@ -62,7 +62,7 @@ def main() -> None:
     for round in range(ROUNDS + 1):
         began = time.perf_counter()
         cohort = [int(client) for client in rng.choice(CLIENTS, COHORT, replace=False)]
-        model, images = ray.put(vector), sum(len(setup.client_rows[client]) for client in cohort)
+        model, images = ray.put(vector), sum(len(setup.ownership.rows[client]) for client in cohort)
         sums = ray.get([host.train.remote(model, round, cohort[rank::HOSTS]) for rank, host in enumerate(hosts)])
         vector = vector + sum(sums) / images
         seconds.append(time.perf_counter() - began)

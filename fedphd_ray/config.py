@@ -97,6 +97,7 @@ class Config(Section):
             name=self.name,
             devices=self.simulated(),
             feature_skew=self.data.feature_skew,
+            drift=self.data.drift,
             seed=self.seed,
             dataset=dataset,
             client_rows=ClientRows.of(indices),

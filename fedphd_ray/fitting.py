@@ -24,6 +24,12 @@ def require_fit(config: "Config") -> None:
     config.pruning.require_fit(config.schedule.rounds)
     _check_hierarchy(config)
     _check_strategy(config)
+    if config.data.drift is not None and (config.strategy.keeps_parts_private or config.strategy.keeps_personal_models):
+        raise ConfigError(
+            "data.drift",
+            expected=f"none with {config.strategy.name}: clients' own models are judged by their own images, which would change",
+            found=f"{config.data.drift.images_per_round} images a round",
+        )
     if config.pruning.asks_clients and config.submodels is not None:
         raise ConfigError(
             "pruning.criterion",

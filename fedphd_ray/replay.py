@@ -102,10 +102,10 @@ class Replay:
     def replay(self) -> tuple[dict[str, int], int]:
         """Bytes by hop, and the number of synchronisations."""
         experiment = self._experiment
-        population, schedule = experiment.population, experiment.schedule
-        edges = [EdgeStatistics.empty(population.num_classes) for _ in schedule.topology.aggregators]
+        schedule, num_classes = experiment.schedule, experiment.population.num_classes
+        edges = [EdgeStatistics.empty(num_classes) for _ in schedule.topology.aggregators]
         for round in range(1, schedule.rounds + 1):
-            self._round = round
+            self._round, population = round, experiment.population_at(round)
             for edge in schedule.away(round):
                 self._holds[0][edge], edges[edge] = False, edges[edge].reset()
                 self._worked[0].discard(edge)

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.decoding import fitted, quietly
+from fedphd_ray.data.drift import Drift
 from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.data.mapped import mapped
 from fedphd_ray.data.partition import Classes, Partition
@@ -29,11 +30,13 @@ class DataConfig(Section):
         num_clients: registered clients, N.
         partition: which image belongs to whom.
         feature_skew: how differently clients see their images; null for not at all.
+        drift: how what they have changes from round to round; null for not at all.
     """
 
     num_clients: PositiveInt = 20
     partition: Partition = Classes()
     feature_skew: FeatureSkew | None = None
+    drift: Drift | None = None
 
     @property
     def training(self) -> Self:

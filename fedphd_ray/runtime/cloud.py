@@ -161,7 +161,7 @@ class Cloud:
             state_rounds=state.state_rounds | dict.fromkeys(new_states, state.round + 1),
             plan_owed=state.plan_owed - took_part,
             failures=tuple(failures),
-            memory=self._experiment.schedule.remember(plan, state.memory, reports, self._experiment.population),
+            memory=self._experiment.schedule.remember(plan, state.memory, reports, self._experiment.population_at(plan.round)),
         )
 
     def _aggregate(

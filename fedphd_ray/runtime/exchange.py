@@ -24,7 +24,12 @@ def planned(experiment: Experiment, state: RunState) -> RoundPlan:
     needed = experiment.devices is not None or experiment.submodels is not None
     workload = workload_of(experiment, state, state.round + 1) if needed else None
     return experiment.schedule.plan(
-        state.round + 1, experiment.strategy, experiment.population, state.edge_statistics, state.memory, workload
+        state.round + 1,
+        experiment.strategy,
+        experiment.population_at(state.round + 1),
+        state.edge_statistics,
+        state.memory,
+        workload,
     )
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.data.drift import Drift, Ownership
 from fedphd_ray.data.looks import FeatureSkew
-from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec, activation_bytes
@@ -67,6 +67,7 @@ class Experiment:
         codecs: how parameters are written for every link.
         devices: of clients and edges, where they are simulated.
         feature_skew: how differently clients see their images.
+        drift: how what they have changes from round to round.
         submodels: widths of the networks that clients train, where that is not the whole one.
         settings: all of it as the resolved configuration says it, to tell whether another experiment is the same.
     """
@@ -92,13 +93,23 @@ class Experiment:
     codecs: Codecs = EXACT
     devices: Devices | None = None
     feature_skew: FeatureSkew | None = None
+    drift: Drift | None = None
     submodels: SubModels | None = None
 
     @cached_property
     def population(self) -> Population:
-        """The registered clients."""
+        """The registered clients, as a run finds them."""
+        return self.population_at(1)
+
+    def population_at(self, round: int) -> Population:
+        """The same as a round finds it, where what clients have changes."""
+        return Population(self.ownership.label_counts(round))
+
+    @cached_property
+    def ownership(self) -> Ownership:
+        """What clients have in each round."""
         data = self.dataset
-        return Population(counts_by_client(data.labels, self.client_rows, data.num_classes))
+        return Ownership(self.client_rows, data.labels, data.num_classes, self.drift)
 
     @cached_property
     def training_images(self) -> NDArray[np.int64]:
@@ -181,8 +192,7 @@ class Experiment:
             codecs=self.codecs,
             images=self.dataset.images,
             labels=None if self.spec.num_classes is None else self.dataset.labels,
-            client_rows=self.client_rows,
-            label_counts=self.population.label_counts,
+            ownership=self.ownership,
             seed=self.seed,
             threads=self.runtime.threads_per_host,
             gpu_share=self.runtime.gpus_per_host,

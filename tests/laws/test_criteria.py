@@ -87,7 +87,7 @@ def test_the_cloud_goes_by_the_mean_of_what_clients_say(criterion: str) -> None:
     assert outcome.state.plan is not None
     total = torch.zeros(sum(group.num_channels for group in groups_of(setup.spec)))
     for client in outcome.plans[1].edge_of:
-        rows = torch.from_numpy(setup.client_rows[client])
+        rows = torch.from_numpy(setup.ownership.rows[client])
         examples = Examples(as_tensor(setup.images)[rows])
         total += len(rows) * scorer.scores(model, 0, as_tensor(start.vector), examples, (2, client))
     plan = plan_pruning(setup.spec, start, 0.5, None, importance_from(total, groups_of(setup.spec)))

@@ -38,7 +38,9 @@ class RayBackend:
         self._config = config
         self._placement = placement
         self._pool = pool
-        self._costs = {client: setup.local.images_through(size) for client, size in enumerate(setup.client_rows.sizes.tolist())}
+        self._costs = {
+            client: setup.local.images_through(size) for client, size in enumerate(setup.ownership.rows.sizes.tolist())
+        }
         self._setup = setup
         self._rules = RoundRules(
             dedicated=placement.dedicated,
@@ -142,7 +144,7 @@ class RayBackend:
 
     def _leave_out(self, client: int, edge: int, reason: str, outcome: Outcome) -> Ref:
         """The contribution of a client whose host could not say itself why there is none."""
-        num_samples, num_classes = len(self._setup.client_rows[client]), self._setup.label_counts.shape[1]
+        num_samples, num_classes = len(self._setup.ownership.rows[client]), self._setup.ownership.num_classes
         report = ClientReport(client, edge, math.nan, 0, 0, num_samples, reason, outcome)
         nothing = np.zeros(num_classes, np.int64)
         return ray.put(PartialUpdate({}, (), nothing, (report,), (), train_seconds=0.0, busy_seconds=0.0))

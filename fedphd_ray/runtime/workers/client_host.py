@@ -74,11 +74,12 @@ class ClientHost:
             beside={name: as_tensor(payload.beside[name]).to(self._device) for name in setup.strategy.server_sends},
             plan_channels=order.plan_channels,
         )
-        sums = ClientSums(parts)
+        sums, num_classes = ClientSums(parts), setup.ownership.num_classes
+        rows, label_counts = setup.ownership.at(order.round), setup.ownership.label_counts(order.round)
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
             began, seat = time.perf_counter(), self._seat(held, payload.layout, order.slices.get(client))
-            num_samples, own = len(setup.client_rows[client]), seat.of_state(state)
+            num_samples, own = len(rows[client]), seat.of_state(state)
             message = seat.held.to_client(known=state is not None, owed=client in order.plan_owed)
             arrived = self._download(order, client).send(message)
             sums.transfers += arrived.rows
@@ -94,7 +95,7 @@ class ClientHost:
                 kept_states.append(state)
                 continue
             reported = order.reported_parts.get(client)
-            counts = setup.label_counts[client] if setup.strategy.shares_label_statistics else None
+            counts = label_counts[client] if setup.strategy.shares_label_statistics else None
             left = residual_of(own, seat.model.layout, self._device) if setup.keeps_residuals else None
             reply = upload(seat.to_send(result.update), named(seat.held.parts, reported), payload.version, result.beside, counts)
             message = {**reply, **importance(result.importance, payload.version)}
@@ -102,8 +103,8 @@ class ClientHost:
             kept_states.append(seat.to_keep(with_residual(result.state, sent.residual, payload.version), state))
             sums.transfers += sent.rows
             weight = setup.strategy.client_weight(num_samples, result.num_steps) * order.factors.get(client, 1.0)
-            sums.add(seat.arrived(sent, reported), weight, named(parts, reported), setup.label_counts[client])
-        return sums.partial(setup.label_counts.shape[1], time.perf_counter() - began_block), kept_states
+            sums.add(seat.arrived(sent, reported), weight, named(parts, reported), label_counts[client])
+        return sums.partial(num_classes, time.perf_counter() - began_block), kept_states
 
     def sample(self, payload: Payload, chunk: SampleChunk) -> NDArray[np.float32]:
         """Images [chunk.size, C, H, W] in [0, 1] from a model; the noise is keyed by (seed, round, chunk)."""
@@ -153,7 +154,7 @@ class ClientHost:
             try:
                 with self._watched(order.round, client):
                     strike_before_training(kind)
-                    rows = torch.from_numpy(setup.client_rows[client])
+                    rows = torch.from_numpy(setup.ownership.at(order.round)[client])
                     images = self._images[rows].to(self._device)
                     if setup.feature_skew is not None:
                         images = setup.feature_skew.look(client, setup.seed).of(images)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.data.drift import Ownership
 from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.diffusion.process import NoiseProcess
 from fedphd_ray.diffusion.unet import UNetSpec
@@ -12,7 +13,6 @@ from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.federation.channel.feedback import clients_keep
 from fedphd_ray.federation.local_config import LocalConfig
 from fedphd_ray.federation.training.importance import Scorer, Scoring
-from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import FaultScript
@@ -28,8 +28,7 @@ class HostSetup:
     Attributes:
         images: [N, C, H, W], all clients' images, shared and read-only; see `ImageDataset`.
         labels: int64 [N], where the network is told them.
-        client_rows: per client, the rows of `images` that are its own.
-        label_counts: int64 [num_clients, num_classes].
+        ownership: which rows of `images` are whose, and how many of each class, in each round.
         codecs: of the links of clients.
         threads: torch threads of the process; fixed, because sums inside an operator depend on it.
         gpu_share: share of the CUDA device that the process was given, which it may not exceed in memory; 0 trains on the CPU.
@@ -51,8 +50,7 @@ class HostSetup:
     codecs: Codecs
     images: Pixels
     labels: NDArray[np.int64] | None
-    client_rows: ClientRows
-    label_counts: NDArray[np.int64]
+    ownership: Ownership
     seed: int
     threads: int
     gpu_share: float
