@@ -1,5 +1,6 @@
 """Images pass from client to client in a ring: nothing is lost, sizes stay, and a mix becomes the next one's."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from federations import federate, method, sums_by_hop
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedphd_ray.data.drift import Drift, Ownership
+from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.forecast import forecast
 from fedphd_ray.population import ClientRows
@@ -68,6 +71,33 @@ def test_a_run_sees_it_and_has_the_same_bits_everywhere(actor_pool: ActorPool) -
     assert forecast(config.build()).bytes_by_hop == sums_by_hop(one) == sums_by_hop(usual)
     there = federate(config, RayBackend(config.build().host_setup(), Placement(2, False, ""), config.runtime, actor_pool))
     assert there.sha256 == one.sha256
+
+
+class Named(Ownership):
+    """As the partition has it in the first round, and then with others."""
+
+    def at(self, round: int) -> ClientRows:
+        return self.rows if round == 1 else ClientRows(self.rows.offsets, np.roll(self.rows.rows, -17))
+
+    def label_counts(self, round: int) -> NDArray[np.int64]:
+        return counts_by_client(self.labels, self.at(round), self.num_classes)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedphd"])
+def test_clients_train_on_what_they_have_then(name: str) -> None:
+    """And are sent to edges by it."""
+    greedy = {} if name == "fedavg" else {"hierarchy": {"edge_choice": {"name": "greedy"}}}
+    drift = {"drift": {"images_per_round": 17, "rounds": 1}}
+    experiment = method(name, data={**method(name).model_dump(mode="json")["data"], **drift}, **greedy).build()
+    told = replace(experiment, drift=None)
+    told.__dict__["ownership"] = Named(experiment.client_rows, experiment.dataset.labels, experiment.dataset.num_classes)
+    outcome, expected = federate(experiment), federate(told)
+    assert outcome.sha256 == expected.sha256 != federate(method(name, **greedy)).sha256
+    assert [dict(plan.edge_of) for plan in outcome.plans] == [dict(plan.edge_of) for plan in expected.plans]
+    foreseen = forecast(experiment).edges
+    assert foreseen is not None
+    sent = [list(record.homogeneity.values()) for record in outcome.records if record.round in (2, 4)]
+    assert foreseen.homogeneity == pytest.approx(np.mean(sent))
 
 
 def test_edges_count_what_clients_had_then() -> None:

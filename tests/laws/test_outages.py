@@ -1,9 +1,11 @@
 """Edges that are away: nobody goes to them, nothing is lost but what they had, and it is the same everywhere."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from federations import DEEP, FLAT, Outcome, Recorder, StoppedHereError, Until, federate, method, reference, sums_by_hop
 
@@ -81,6 +83,65 @@ def test_where_all_are_away_nothing_happens() -> None:
     assert [bool(plan.asked) for plan in outcome.plans] == [True, True, False, False, True, True, True, True]
     assert {row.round for row in outcome.transfers} == {1, 2, 5, 6, 7, 8}
     assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whoever_has_lost_everything_and_is_not_chosen_again_has_nothing_to_say(seed: int) -> None:
+    """A client a round: an edge that was away and has worked before, but not since, sends no coverage."""
+    few = {"schedule": {"rounds": 3, "clients_per_round": 1}, "hierarchy": {"cloud_period": 3}, "pruning": {"mode": "none"}}
+    config = away("heterofl", {"edge": seed % 2, "round": 2}, seed=seed, **few)
+    outcome = federate(config)
+    first, _, last = (set(plan.edge_of.values()) for plan in outcome.plans)
+    assert (first, last) == ({seed % 2}, {1 - seed % 2})
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+def test_the_forecast_knows_how_alike_edges_will_be() -> None:
+    """By what they have seen since they were back."""
+    config = away("fedphd", hierarchy={"cloud_period": 4, "edge_choice": {"name": "greedy"}})
+    outcome, figures = federate(config), forecast(config.build()).edges
+    assert figures is not None
+    sent = [record for record in outcome.records if record.round in (4, 6, 8)]
+    assert figures.homogeneity == pytest.approx(np.mean([list(record.homogeneity.values()) for record in sent]))
+
+
+def test_who_goes_to_the_nearest_edge_goes_to_the_nearest_that_is_there() -> None:
+    edges = {"detour_ms": {"distribution": "uniform", "low": 10, "high": 500}, "outages": [{"edge": 0, "round": 1, "rounds": 8}]}
+    config = method(
+        "fedavg",
+        devices={"classes": [EQUAL], "edges": edges},
+        hierarchy={"num_edges": 4, "edge_choice": {"name": "nearest"}},
+        schedule={"rounds": 8},
+        pruning={"mode": "none"},
+    )
+    experiment = config.build()
+    assert experiment.devices is not None
+    there = experiment.devices.detour[:, 1:].argmin(axis=1) + 1
+    chosen = {client: edge for plan in federate(experiment).plans for client, edge in plan.edge_of.items()}
+    assert chosen == {client: there[client] for client in chosen}
+    assert len(set(chosen.values())) > 1
+
+
+def test_links_of_whoever_is_away_take_no_time() -> None:
+    """Those of edge 1 would take weeks."""
+    experiment = away("fedphd", {"edge": 1, "round": 1, "rounds": 8}).build()
+    assert experiment.devices is not None
+    slow = np.array([1e9, 1.0])
+    outcome = federate(replace(experiment, devices=replace(experiment.devices, node_download=slow, node_upload=slow)))
+    assert outcome.records[-1].sim_seconds < 1000
+
+
+def test_a_client_hears_of_the_edges_that_are_there() -> None:
+    """Its download takes the time of what the ledger says that it was sent."""
+    outcome = in_one_process()
+    for plan in outcome.plans:
+        for flight in plan.flights:
+            received = sum(
+                row.num_bytes
+                for row in outcome.transfers
+                if row.round == plan.round and row.destination == f"client/{flight.client}"
+            )
+            assert flight.downloaded - flight.started == pytest.approx(0.02 + 8 * received / 50e6)
 
 
 @pytest.mark.ray

@@ -231,5 +231,4 @@ class Schedule:
                 yield Aggregation(0, edge, tuple(clients))
         for level in range(1, self.sends_up(round) + 1):
             for node in range(topology.sizes[level] if level < topology.depth else 1):
-                children = (child for child in topology.children(level, node) if level > 1 or child not in self.away(round))
-                yield Aggregation(level, node, tuple(map(Contribution, children)))
+                yield Aggregation(level, node, tuple(Contribution(child) for child in topology.children(level, node)))
