@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test image soak reliability lint format clean
+.PHONY: help install demo test image soak reliability site lint format clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +37,9 @@ soak: $(STAMP)  ## kill processes at random for about ten minutes, and fuzz with
 
 reliability: $(STAMP)  ## every fault in every phase, into the table of docs/reliability.md
 	$(BIN)/python tests/reliability/table.py
+
+site: $(STAMP)  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

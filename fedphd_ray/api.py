@@ -214,7 +214,7 @@ class Quiet:
 def _of_given_data(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     tree: dict[str, Any] = dict(source) if isinstance(source, Mapping) else read_tree(Path(source))
     section = dict(tree.get("data") or {})
-    kept = {key: section[key] for key in ("num_clients", "partition", "feature_skew") if key in section}
+    kept = {key: section[key] for key in ("num_clients", "partition", "feature_skew", "drift") if key in section}
     return tree | {"data": {"name": "given", **kept}}
 
 
