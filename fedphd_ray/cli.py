@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fedphd_ray.commands.grids import ConfigPath, Overrides, compare, stress
+from fedphd_ray.commands.models import evaluate, sample
+from fedphd_ray.commands.planning import plan
+from fedphd_ray.commands.runs import init, list_runs, report, submit, version, watch
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
-from fedphd_ray.grid_commands import ConfigPath, Overrides, compare, stress
-from fedphd_ray.model_commands import evaluate, sample
-from fedphd_ray.run_commands import init, list_runs, report, submit, version, watch
 from fedphd_ray.stopping import STOPPING, Hint
 from fedphd_ray.terminal import at_work, console, errors, note, say
 
@@ -104,65 +105,7 @@ def resume(
     _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet)
 
 
-@app.command(epilog=EXAMPLES["plan"])
-def plan(
-    config: ConfigPath,
-    overrides: Overrides = [],  # noqa: B006
-    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="A picture of who holds what; .svg, too.")] = None,
-    timeline: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="A picture of one round of simulated devices; .svg, too.")
-    ] = None,
-    round: Annotated[int, typer.Option("--round", min=1, help="The round of --timeline.")] = 1,
-    edge_choices: Annotated[bool, typer.Option("--edge-choices", help="Compare all rules of edge choice.")] = False,
-) -> None:
-    """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
-    with at_work(f"reading {config}"):
-        from fedphd_ray.config import load_config  # noqa: PLC0415
-        from fedphd_ray.errors import ResourceError  # noqa: PLC0415
-        from fedphd_ray.forecast import edge_rules, forecast, stock_forecast  # noqa: PLC0415
-        from fedphd_ray.report.tables import describe, print_edge_choices, print_forecast  # noqa: PLC0415
-        from fedphd_ray.runtime.policy.placement import Node, decide, store_size  # noqa: PLC0415
-        from fedphd_ray.runtime.workers.device import this_machine  # noqa: PLC0415
-
-        experiment = load_config(config, overrides).build(note)
-        cost = forecast(experiment)
-        if experiment.runtime.backend == "local":
-            placement = "everything in one process"
-        else:
-            try:
-                machine, demand = this_machine(), experiment.demand(4 * cost.dense.params)
-                left = machine.memory_bytes - store_size(demand.store_bytes, machine.memory_bytes)
-                placement = decide(experiment.runtime, [Node(machine.cpus, machine.gpus, left)], demand).reason
-            except ResourceError as error:
-                placement = f"does not fit: {error.expected}; {error.found}"
-        stock = stock_forecast(experiment)
-        if picture is not None:
-            from fedphd_ray.report.holdings import draw_holdings  # noqa: PLC0415
-
-            draw_holdings(cost.label_counts, picture, f"{experiment.name}: who holds what ({experiment.dataset.name})")
-        if timeline is not None:
-            from fedphd_ray.report.timeline import draw_timeline  # noqa: PLC0415
-
-            if cost.simulated is None:
-                raise UserError("--timeline", expected="a configuration with simulated devices", found="no section devices")
-            draw_timeline(cost.simulated, round, timeline, describe(experiment))
-        rules = edge_rules(experiment) if edge_choices else {}
-    print_forecast(console, cost, describe(experiment), stock, placement)
-    if experiment.runtime.backend == "ray":
-        store = experiment.store_bytes(4 * cost.dense.params)
-        say(f"object store: {store / 1e6:.0f} MB on each node; on a cluster --object-store-memory={store}, /dev/shm as large")
-    if rules:
-        print_edge_choices(console, rules)
-    schedule = experiment.schedule_config
-    if schedule.sampler.needs_losses or schedule.participation.needs_reports:
-        say("note: who is asked will depend on what clients report; bytes and times are those of a run without reports")
-    if picture is not None:
-        say(f"who holds what: {picture}")
-    if timeline is not None:
-        say(f"round {round}: {timeline}")
-
-
-for command in (compare, stress, sample, evaluate, watch, report, init, submit, version):
+for command in (plan, compare, stress, sample, evaluate, watch, report, init, submit, version):
     app.command(epilog=EXAMPLES[command.__name__])(command)
 app.command("list", epilog=EXAMPLES["list"])(list_runs)
 
