@@ -43,6 +43,7 @@ EXAMPLES = {
     "list": "fedphd list runs --state finished --sort fid --json",
 }
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only where the run directory is.")]
+JsonLines = Annotated[bool, typer.Option("--json-log", help="A line of JSON per event, in place of the progress.")]
 
 
 def main() -> None:
@@ -71,6 +72,7 @@ def run(
         typer.Option("--resume-if-exists", help="Go on with the run in --out, if there is one: for jobs that are restarted."),
     ] = False,
     quiet: Quiet = False,
+    json_log: JsonLines = False,
 ) -> None:
     """Train; print where the run directory is."""
     _require_place(out, resume_if_exists=resume_if_exists)
@@ -82,7 +84,7 @@ def run(
     unique = secrets.token_hex(3)  # several may start in one second
     directory = out or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}-{unique}"
     goes_on = resume_if_exists and (directory / "run.json").exists()
-    _follow(experiment, directory, chosen, begins=not goes_on, quiet=quiet)
+    _follow(experiment, directory, chosen, begins=not goes_on, quiet=quiet, json_log=json_log)
 
 
 @app.command(epilog=EXAMPLES["resume"])
@@ -93,6 +95,7 @@ def resume(
         list[str], typer.Option("--trust", metavar="MODULE:NAME", help="A class of your own that the run's configuration names.")
     ] = [],  # noqa: B006
     quiet: Quiet = False,
+    json_log: JsonLines = False,
 ) -> None:
     """Go on from the last good checkpoint, to the same final bits."""
     with at_work(f"reading {run_dir}"):
@@ -102,7 +105,7 @@ def resume(
         Identity.read(run_dir)  # refuses what is no run directory
         chosen = load_config(run_dir / "config.yaml", trusted=trust)
         experiment = _build(chosen)
-    _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet)
+    _follow(experiment, run_dir, chosen, begins=False, restart=restart, quiet=quiet, json_log=json_log)
 
 
 for command in (plan, compare, stress, sample, evaluate, watch, report, init, submit, version):
@@ -162,25 +165,37 @@ def _build(config: "Config") -> "Experiment":
 
 
 def _follow(
-    experiment: "Experiment", directory: Path, config: "Config", *, begins: bool, restart: bool = False, quiet: bool = False
+    experiment: "Experiment",
+    directory: Path,
+    config: "Config",
+    *,
+    begins: bool,
+    restart: bool = False,
+    quiet: bool = False,
+    json_log: bool = False,
 ) -> None:
     """Runs (or resumes) and shows it."""
     from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
     from fedphd_ray.reporters import reporters  # noqa: PLC0415
+    from fedphd_ray.reporters.json_log import JsonLog  # noqa: PLC0415
     from fedphd_ray.runtime import run as runs  # noqa: PLC0415
     from fedphd_ray.runtime.events import Reporters  # noqa: PLC0415
 
     others = reporters(config.reporting, directory, experiment.name, experiment.settings)
-    shown = Console(quiet=True) if quiet else console
+    log = JsonLog(console.file, experiment.name) if json_log else None
+    shown = Console(quiet=True) if quiet or log else console
     with STOPPING.prepared(_how_to_go_on(directory)), ConsoleProgress(shown, experiment.schedule.rounds) as progress:
-        progress.say(describe(experiment))
-        told = Reporters(progress, *others)
+        tell = log.say if log else progress.say
+        tell(describe(experiment))
+        told = Reporters(progress, *others, *([log] if log else []))
         if begins:
-            summary = runs.run(experiment, directory, told, progress.say, config.to_yaml())
+            summary = runs.run(experiment, directory, told, tell, config.to_yaml())
         else:
-            summary = runs.resume(experiment, directory, told, progress.say, restart=restart)
-    if quiet:
+            summary = runs.resume(experiment, directory, told, tell, restart=restart)
+    if log:
+        log.say(f"run directory: {directory}")
+    elif quiet:
         say(str(directory))
     else:
         print_summary(console, summary, directory)
