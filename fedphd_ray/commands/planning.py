@@ -80,7 +80,9 @@ def _draw(experiment: "Experiment", cost: "Forecast", picture: Path | None, time
     if picture is not None:
         from fedphd_ray.report.holdings import draw_holdings  # noqa: PLC0415
 
-        draw_holdings(cost.label_counts, picture, f"{experiment.name}: who holds what ({experiment.dataset.name})")
+        draw_holdings(
+            cost.label_counts, picture, f"{experiment.name}: who holds what ({experiment.dataset.name})", experiment.devices
+        )
     if timeline is not None:
         from fedphd_ray.report.tables import describe  # noqa: PLC0415
         from fedphd_ray.report.timeline import draw_timeline  # noqa: PLC0415

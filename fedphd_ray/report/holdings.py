@@ -6,28 +6,31 @@ import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
+from fedphd_ray.devices.profiles import Devices
 from fedphd_ray.report.pictures import save_picture
 
 MOST_CLIENTS = 400
 HEIGHT, WIDTH = 480, 360
+KINDS = ("#08306B", "#D95F02", "#1B9E77", "#7570B3", "#E7298A", "#666666")
 SHADES = ("#DEEBF7", "#08306B")  # few images are not none, which is white
 
 
-def draw_holdings(label_counts: NDArray[np.int64], path: Path, title: str) -> None:
-    """Writes a picture of images per client and class, and beside it of images per client.
+def draw_holdings(label_counts: NDArray[np.int64], path: Path, title: str, devices: Devices | None = None) -> None:
+    """Writes a picture of images per client and class, beside it of images per client, and of its device.
 
     Args:
         label_counts: int64 [num_clients, num_classes]; of more than 400 clients, as many are drawn, evenly spread.
         path: `.png` or `.svg`; its folder is made if it is missing.
         title: heading.
+        devices: of the clients, where they are simulated.
 
     Raises:
         UserError: the path is of another kind, or cannot be written.
     """
-    save_picture(figure(label_counts, title), path, "--picture")
+    save_picture(figure(label_counts, title, devices), path, "--picture")
 
 
-def figure(label_counts: NDArray[np.int64], title: str) -> alt.HConcatChart:
+def figure(label_counts: NDArray[np.int64], title: str, devices: Devices | None = None) -> alt.HConcatChart:
     """The picture."""
     total, num_classes = label_counts.shape
     shown = np.unique(np.linspace(0, total - 1, min(total, MOST_CLIENTS)).round().astype(int))
@@ -59,5 +62,29 @@ def figure(label_counts: NDArray[np.int64], title: str) -> alt.HConcatChart:
     )
     more = f"{len(order)} of {total:,} clients" if len(order) < total else f"{total} clients"
     heading = alt.TitleParams(title, subtitle=f"{more}, {int(label_counts.sum()):,} images", anchor="start")
-    chart: alt.HConcatChart = alt.hconcat(grid, bars, title=heading)
+    beside = [] if devices is None else [_device(devices, shown, *each) for each in _quantities(devices)]
+    chart: alt.HConcatChart = alt.hconcat(grid, bars, *beside, title=heading)
+    return chart
+
+
+def _quantities(devices: Devices) -> list[tuple[str, NDArray[np.float64], alt.Legend | None]]:
+    """What is drawn of devices; one legend is enough."""
+    return [("MACs per second", devices.speed, None), ("upload, Mbit/s", devices.upload / 1e6, alt.Legend())]
+
+
+def _device(
+    devices: Devices, shown: NDArray[np.int64], what: str, values: NDArray[np.float64], legend: alt.Legend | None
+) -> alt.Chart:
+    """A dot per client, in the colour of its kind of device."""
+    dots = [{"client": int(client), "value": float(values[client]), "device": devices.kinds[client]} for client in shown]
+    chart: alt.Chart = (
+        alt.Chart(alt.Data(values=dots))
+        .mark_circle(size=28, opacity=0.9)
+        .encode(
+            x=alt.X("value:Q", title=what, scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=4)),
+            y=alt.Y("client:O", sort=[dot["client"] for dot in dots], axis=None),
+            color=alt.Color("device:N", title="device", scale=alt.Scale(range=list(KINDS)), legend=legend),
+        )
+        .properties(width=WIDTH // 3, height=HEIGHT)
+    )
     return chart

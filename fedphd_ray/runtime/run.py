@@ -11,6 +11,7 @@ from fedphd_ray.files import refuse_links, write_whole
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.drawn import write_population
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.events import Reporter, Reporters, Started
 from fedphd_ray.runtime.experiment import Experiment
@@ -59,6 +60,7 @@ def run(
         if config_yaml:
             write_whole(directory / "config.yaml", config_yaml.encode())
         identity.write(directory)
+        write_population(experiment, directory)
 
     return _run(experiment, directory, reporter, say, prepare, pool, identity.run, resume=False)
 
