@@ -16,7 +16,7 @@ from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.records import ClientReport, EdgeStatistics, Kind, LocalOrder, Payload, Transfer
 from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed, without
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.merging import merge, order_for, ready, sent_up
+from fedphd_ray.runtime.merging import merge, order_for, ready, residuals_of, sent_up, with_residuals
 from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.policy.failures import require_quorum
 from fedphd_ray.runtime.prune import prune
@@ -71,7 +71,7 @@ class Cloud:
         experiment = self._experiment
         while state.round < experiment.schedule.rounds:
             with self._watch("round"):
-                state = without(state, experiment.schedule.away(state.round + 1))
+                state = without(state, experiment.schedule.away(state.round + 1), experiment.topology)
                 plan = planned(experiment, state)
                 state, sent = self._hand_down(state, plan)
                 outcomes = self._backend.run_edges(self._tasks(state, plan))
@@ -95,12 +95,12 @@ class Cloud:
             return state, []
         sent = statistics_to_cohort(experiment, state, plan)
         with self._watch("transfer"):
-            models, rows = hand_down(experiment, self._backend, state, plan)
+            models, residuals, rows = hand_down(experiment, self._backend, state, plan)
         oldest = experiment.schedule.oldest_version
         past = {version: former for version, former in state.past.items() if version >= oldest(plan.round, state.memory)}
         if oldest(plan.round + 1, plan.memory) <= plan.round:
             past[plan.round] = (*models, (self._backend.put(state.model),))
-        return replace(state, models=models, past=past), rows + sent
+        return replace(state, models=models, residuals=residuals, past=past), rows + sent
 
     def _tasks(self, state: RunState, plan: RoundPlan) -> list[EdgeTask]:
         """One task per edge that somebody chose."""
@@ -182,19 +182,21 @@ class Cloud:
         with self._watch("transfer"):
             bases, order = order_for(experiment, state, aggregation)
             held = [self._backend.get_payload(state.models[order.level][child]) for child in order.children]
-            arrived, sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codecs)
+            kept = residuals_of(experiment, state, order)
+            sent = send_up(order, held, experiment.strategy, experiment.topology, experiment.codecs, kept)
         with self._watch("aggregate"):
-            vector, kept, mean = self._server_step(state, order, bases, arrived, weight)
+            vector, server, mean = self._server_step(state, order, bases, sent.payloads, weight)
             ema = _average(state.ema, vector, experiment.server.ema_decay, state.syncs + 1)
         new = replace(
             sent_up(state, order),
             syncs=state.syncs + 1,
             model=replace(state.model, vector=as_numpy(vector)),
             ema=ema,
-            server=_arrays(kept),
+            server=_arrays(server),
+            residuals=with_residuals(experiment, state, order, sent.residuals),
             importance=mean.beside.get(Kind.IMPORTANCE),
         )
-        return new, sent
+        return new, sent.rows
 
     def _server_step(
         self, state: RunState, order: MergeOrder, bases: Sequence[Handle], arrived: Sequence[Payload], weight: float

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.channel.links import Link
@@ -13,10 +14,11 @@ from fedphd_ray.federation.planning.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.merging import residual_name
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
-from fedphd_ray.tensors import as_numpy
-from fedphd_ray.topology import client_name
+from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.topology import Topology, client_name
 
 
 def planned(experiment: Experiment, state: RunState) -> RoundPlan:
@@ -60,17 +62,25 @@ def timed(experiment: Experiment, plan: RoundPlan, rows: list[Transfer]) -> list
     return rows if experiment.devices is None else stamped(rows, plan, experiment.devices, experiment.topology)
 
 
-def without(state: RunState, away: frozenset[int]) -> RunState:
-    """Edges that are away have lost what they had: their models, and what they had seen."""
+def without(state: RunState, away: frozenset[int], topology: Topology) -> RunState:
+    """Edges that are away have lost what they had: their models, what they had seen, and what they kept."""
     if not away:
         return state
     models = tuple(None if edge in away else held for edge, held in enumerate(state.models[0]))
     statistics = tuple(seen.reset() if edge in away else seen for edge, seen in enumerate(state.statistics[0]))
-    return replace(state, models=(models, *state.models[1:]), statistics=(statistics, *state.statistics[1:]))
+    gone = {topology.name(0, edge) for edge in away}
+    return replace(
+        state,
+        models=(models, *state.models[1:]),
+        statistics=(statistics, *state.statistics[1:]),
+        residuals={name: own for name, own in state.residuals.items() if name.partition(":")[2] not in gone},
+    )
 
 
-def hand_down(experiment: Experiment, backend: Backend, state: RunState, plan: RoundPlan) -> tuple[Models, list[Transfer]]:
-    """The models of all nodes, those that held none given their parents', and the rows of the ledger for that.
+def hand_down(
+    experiment: Experiment, backend: Backend, state: RunState, plan: RoundPlan
+) -> tuple[Models, dict[str, NDArray[np.float32]], list[Transfer]]:
+    """The models of all nodes, those that held none given their parents'; what that has left out; and the rows of the ledger.
 
     Where nothing is lost on the way all hold one object, whoever reads it. In a flat federation the node is the cloud itself.
     """
@@ -79,8 +89,9 @@ def hand_down(experiment: Experiment, backend: Backend, state: RunState, plan: R
         [index for index, held in enumerate(own) if held is None and (level or index not in plan.away)]
         for level, own in enumerate(models)
     ]
+    residuals = dict(state.residuals)
     if not any(wanting):
-        return state.models, []
+        return state.models, residuals, []
     first = not state.syncs and not any(held is not None for level in models for held in level)
     broadcast = state.broadcast(experiment.strategy.server_sends)
     above: tuple[Handle | None, ...] = (backend.put(broadcast) if wanting[-1] else None,)  # elsewhere nobody needs it
@@ -88,19 +99,22 @@ def hand_down(experiment: Experiment, backend: Backend, state: RunState, plan: R
         given = list(models[level])
         for index in wanting[level]:
             parent = topology.parent(level, index)
-            given[index], more = _give(experiment, backend, state, plan.round, (level, index), above[parent], first=first)
+            given[index], left, more = _give(experiment, backend, state, plan.round, (level, index), above[parent], first=first)
+            residuals |= left
             rows += more
         above = models[level] = tuple(given)
-    return tuple(models), rows
+    return tuple(models), residuals, rows
 
 
 def _give(
     experiment: Experiment, backend: Backend, state: RunState, round: int, node: tuple[int, int], held: Handle, *, first: bool
-) -> tuple[Handle, list[Transfer]]:
-    """What a node holds that is given its parent's model, and the rows for it. An exact codec is not asked to copy."""
+) -> tuple[Handle, dict[str, NDArray[np.float32]], list[Transfer]]:
+    """What a node holds that is given its parent's model, what its parent's messages have left out so far, where that is kept,
+    and the rows. An exact codec is not asked to copy.
+    """
     topology, (level, index) = experiment.topology, node
     if topology.flat:
-        return held, []
+        return held, {}, []
     source = topology.name(level + 1, topology.parent(level, index))
     link = experiment.codecs.link(round, topology.down(level), source, topology.name(level, index))
     sized = state.broadcast(experiment.strategy.server_sends)  # every model of this round is like it
@@ -108,10 +122,14 @@ def _give(
     payload = replace(payload, beside={name: payload.beside[name] for name in sized.beside})  # no sums of what clients sent
     message = Holdings.of(payload, experiment.strategy, state.plan_channels).to_child(first=first, owed=bool(state.plan_owed))
     if link.codec.exact:
-        return held, link.rows(message)
-    arrived = link.send(message)
-    beside = {name: as_numpy(vector) for name, vector in arrived.beside.items()}
-    return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside)), arrived.rows
+        return held, {}, link.rows(message)
+    name, kept = residual_name(link.hop, source), None
+    if experiment.codecs.keeps_residual(link.hop):
+        kept = as_tensor(state.residuals[name]) if name in state.residuals else torch.zeros(payload.layout.num_params)
+    arrived = link.send(message, kept)
+    beside = {kind: as_numpy(vector) for kind, vector in arrived.beside.items()}
+    left = {} if arrived.residual is None else {name: as_numpy(arrived.residual)}
+    return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside)), left, arrived.rows
 
 
 def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:

@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from fedphd_ray.federation.sums.merge import MergeOrder, held_by, order_of, sent_up_in_vain
 from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend, Handle, MergeTask
+from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.topology import Hop
 
 
 def ready(state: RunState, plan: RoundPlan, level: int) -> list[Aggregation]:
@@ -77,3 +84,32 @@ def sent_up(state: RunState, order: MergeOrder) -> RunState:
         models=(*state.models[:level], tuple(models), *state.models[level + 1 :]),
         statistics=(*state.statistics[:level], tuple(statistics), *state.statistics[level + 1 :]),
     )
+
+
+def residuals_of(experiment: Experiment, state: RunState, order: MergeOrder) -> list[Tensor | None]:
+    """What the messages of the cloud's children have left out so far [num_params]; None where they keep nothing."""
+    hop = experiment.topology.up(order.level)
+    if not experiment.codecs.keeps_residual(hop):
+        return [None] * len(order.children)
+    names = [residual_name(hop, experiment.topology.name(order.level, child)) for child in order.children]
+    return [
+        as_tensor(state.residuals[name]) if name in state.residuals else torch.zeros(state.model.layout.num_params)
+        for name in names
+    ]
+
+
+def with_residuals(
+    experiment: Experiment, state: RunState, order: MergeOrder, residuals: Sequence[Tensor | None]
+) -> dict[str, NDArray[np.float32]]:
+    """What is kept after they have sent."""
+    topology, hop = experiment.topology, experiment.topology.up(order.level)
+    return state.residuals | {
+        residual_name(hop, topology.name(order.level, child)): as_numpy(left)
+        for child, left in zip(order.children, residuals, strict=True)
+        if left is not None
+    }
+
+
+def residual_name(hop: Hop, sender: str) -> str:
+    """By which the residual of a sender's messages is kept."""
+    return f"{hop}:{sender}"

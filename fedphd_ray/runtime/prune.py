@@ -34,6 +34,7 @@ def prune(experiment: Experiment, backend: Backend, state: RunState) -> RunState
         ema=None if state.ema is None else plan.cut_payload(state.ema),
         client_states=keep_all(backend, state.client_states, cut),
         server=_cut_vectors(plan, state.server, layout),
+        residuals=_cut_vectors(plan, state.residuals, layout),
         plan=plan if state.plan is None else state.plan.then(plan),
         pruned_round=state.round,
         plan_owed=frozenset(state.client_states),

@@ -186,7 +186,10 @@ BASE = {"model": {"widths": [16, 32], "groups": 4, "attention": [False, True]}}
         ({"communication": {"client_to_region": "int8"}}, "a hop that this tree does not have"),
         ({"communication": {"from_clients": "int8", "client_to_edge": "int4"}}, "every hop once"),
         ({"communication": {"edge_to_client": {"codec": "top_k"}}}, "a model is not sparse"),
-        ({"communication": {"edge_to_cloud": {"codec": "int8", "error_feedback": True}}}, "it corrects updates"),
+        (
+            {"communication": {"edge_to_client": {"codec": "int8", "error_feedback": True}}},
+            "senders keep what they left out over",
+        ),
         ({"communication": {"client_to_edge": {"codec": "top_k", "share": 0}}}, "above 0"),
         (
             {

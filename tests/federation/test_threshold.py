@@ -75,5 +75,5 @@ def test_plan_says_at_most() -> None:
 
 def test_error_feedback_of_weights_is_refused() -> None:
     own = {"codec": "threshold", "error_feedback": True}
-    with pytest.raises(ConfigError, match="it corrects updates"):
+    with pytest.raises(ConfigError, match="with other codecs than threshold"):
         method("fedavg", communication={"from_clients": own})

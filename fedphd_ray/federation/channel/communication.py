@@ -135,10 +135,11 @@ def require_fit(communication: Communication, topology: Topology, strategy: Stra
                 found=own.codec,
                 remedy=f"sparse codecs are for {topology.from_client}, where updates travel",
             )
-        if own.error_feedback and (own.of_weights or not up):
+        kept = _senders_keep(topology)
+        if own.error_feedback and (own.of_weights or hop not in kept):
             raise ConfigError(
                 f"{key}.error_feedback",
-                expected=f"false: it corrects updates, which travel over {topology.from_client} with other codecs than threshold",
+                expected=f"false: senders keep what they left out over {' and '.join(kept)}, with other codecs than threshold",
                 found="true",
                 remedy="leave it out there",
             )
@@ -149,3 +150,9 @@ def require_fit(communication: Communication, topology: Topology, strategy: Stra
                 found=own.codec,
                 remedy="take int8 or bfloat16, or a method that sends its update alone",
             )
+
+
+def _senders_keep(topology: Topology) -> list[Hop]:
+    """The hops whose senders can keep residuals: clients, and both ends of the cloud's own links."""
+    top = topology.depth - 1
+    return [topology.from_client] if topology.flat else [topology.from_client, topology.up(top), topology.down(top)]

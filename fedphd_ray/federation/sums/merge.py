@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -108,20 +109,44 @@ def held_by(models: Sequence[object | None], aggregation: Aggregation) -> Aggreg
     return replace(aggregation, contributions=holding)
 
 
+class SentUp(NamedTuple):
+    """What reached a node of its children, the rows of the ledger, and what the children's messages have left out so far."""
+
+    payloads: list[Payload]
+    rows: list[Transfer]
+    residuals: list[Tensor | None]
+
+
 def send_up(
-    order: MergeOrder, payloads: Sequence[Payload], strategy: Strategy, topology: Topology, codecs: Codecs
-) -> tuple[list[Payload], list[Transfer]]:
-    """What the children hold, as it reaches the node. In a flat federation that is the cloud's own, and nothing is sent."""
+    order: MergeOrder,
+    payloads: Sequence[Payload],
+    strategy: Strategy,
+    topology: Topology,
+    codecs: Codecs,
+    residuals: Sequence[Tensor | None] = (),
+) -> SentUp:
+    """What the children hold, as it reaches the node. In a flat federation that is the cloud's own, and nothing is sent.
+
+    Args:
+        order: whose models they are.
+        payloads: of the children.
+        strategy: may send something else than a model.
+        topology: of the federation.
+        codecs: of its links.
+        residuals: what the messages of each child have left out so far, where they keep that; none for none.
+    """
     payloads = [_to_send(order, payload, strategy) for payload in payloads]
+    before = list(residuals) or [None] * len(payloads)
     if topology.flat:
-        return payloads, []
-    arrived, rows = [], []
-    for position, payload in enumerate(payloads):
-        delivery = _link(order, position, topology, codecs).send(_message(order, position, payload, strategy))
+        return SentUp(payloads, [], before)
+    arrived, rows, after = [], [], []
+    for position, (payload, kept) in enumerate(zip(payloads, before, strict=True)):
+        delivery = _link(order, position, topology, codecs).send(_message(order, position, payload, strategy), kept)
         beside = {name: as_numpy(vector) for name, vector in delivery.beside.items()}
         arrived.append(replace(payload, vector=as_numpy(delivery.model), beside=beside))
         rows += delivery.rows
-    return arrived, rows
+        after.append(delivery.residual)
+    return SentUp(arrived, rows, after)
 
 
 def _to_send(order: MergeOrder, payload: Payload, strategy: Strategy) -> Payload:

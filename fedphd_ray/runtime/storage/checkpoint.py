@@ -209,6 +209,7 @@ def _tensors(state: RunState, backend: Backend) -> dict[str, np.ndarray]:
     if state.ema is not None:
         tensors["ema"] = state.ema.vector
     tensors |= {f"server/{name}": vector for name, vector in state.server.items()}
+    tensors |= {f"residual/{name}": vector for name, vector in state.residuals.items()}
     tensors |= {f"memory/{name}": values for name, values in state.memory.items()}
     for place, models in [("now", state.models), *((str(version), models) for version, models in state.past.items())]:
         for level, handles in enumerate(models):
@@ -262,6 +263,7 @@ def _restore(manifest: Manifest, tensors: dict[str, np.ndarray], states: dict[in
         client_states=states,
         state_rounds={client: file.round for client, file in manifest.clients.items()},
         server=below("server/"),
+        residuals=below("residual/"),
         plan=None if manifest.plan is None else PrunePlan.from_json(manifest.plan),
         pruned_round=manifest.pruned_round,
         plan_owed=frozenset(manifest.plan_owed),

@@ -97,7 +97,8 @@ class Manifest(BaseModel):
     def most_tensor_bytes(self) -> int:
         """What the tensors may take: some vectors of the network's length."""
         models = (sum(map(len, self.nodes)) + 1) * (1 + len(self.past))
-        vectors = models * (1 + len(Kind)) + 8
+        residuals = 1 + len(self.nodes[-1]) if self.nodes else 1
+        vectors = models * (1 + len(Kind)) + residuals + 8
         remembered = 8 * sum(self.memory.values())
         return vectors * 4 * sum(math.prod(shape) for shape in self.shapes) + remembered + HEADER_BYTES
 

@@ -46,6 +46,7 @@ class RunState:
         importance: sums of what clients say of the channels [num_scores], from a synchronisation to the pruning after it in the
             same round; never saved.
         server: vectors that the method and the server's optimiser keep at the cloud [num_params].
+        residuals: what messages over the cloud's own links have left out so far, by hop and sender [num_params].
         plan: how the network was pruned, once it was.
         pruned_round: the round after which the present architecture began (0: from the start); warm-up counts from there.
         plan_owed: clients that keep state of the former architecture and have not taken part since: they still need the plan.
@@ -60,6 +61,7 @@ class RunState:
     client_states: dict[int, Handle] = field(default_factory=dict)
     state_rounds: dict[int, int] = field(default_factory=dict)
     server: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    residuals: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     plan: PrunePlan | None = None
     pruned_round: int = 0
     plan_owed: frozenset[int] = frozenset()

@@ -103,8 +103,8 @@ class EdgeServer:
             *models: what its children started from (the node's own model first), and then what they hold now.
         """
         num_bases = len(models) - len(order.children)
-        arrived, rows = send_up(order, models[num_bases:], strategy, topology, codecs)
-        return rows, merged(order, models[:num_bases], arrived, strategy)
+        sent = send_up(order, models[num_bases:], strategy, topology, codecs)
+        return sent.rows, merged(order, models[:num_bases], sent.payloads, strategy)
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size of this process so far, in bytes."""
