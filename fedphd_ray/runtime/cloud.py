@@ -59,7 +59,7 @@ class Cloud:
             server=_arrays(experiment.strategy.initial_server(layout.num_params)),
         )
         if experiment.pruning.at_start:
-            run = prune(experiment, self._backend, run)
+            run = self._prune(run)
         self._observer.observe(run, None)
         return run
 
@@ -83,7 +83,7 @@ class Cloud:
                     state, rows = self._aggregate(state, plan, level, outcomes)
                     sent += rows
                 if plan.prunes:
-                    state = prune(experiment, self._backend, state)
+                    state = self._prune(state)
             reports = tuple(outcome.report for outcome in outcomes)
             self._observer.observe(state, RoundTrace(plan, reports, seen, timed(experiment, plan, sent), self._watch.lap()))
         return state
@@ -221,6 +221,10 @@ class Cloud:
         if not math.isfinite(float(vector.sum())):
             raise RunFailedError(_not_finite(experiment.topology, order, arrived))
         return vector, kept, mean
+
+    def _prune(self, state: RunState) -> RunState:
+        """Everything is smaller from here on."""
+        return prune(self._experiment, self._backend, state)
 
 
 def _renewed(states: Mapping[int, Handle], new: Mapping[int, Handle]) -> dict[int, Handle]:

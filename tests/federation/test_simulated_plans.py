@@ -30,6 +30,7 @@ class Load:
     cost: Cost = field(default_factory=lambda: Cost(1, 1))
 
     narrowing: None = None
+    away: frozenset[int] = frozenset()
 
     def download_bytes(self, client: int, width: float) -> float:
         return MEGABYTE

@@ -103,8 +103,8 @@ def test_flat_dense_contenders_of_a_deep_tree_that_is_pruned_twice(config: Path)
     settings = [tree, "pruning={mode: prune, round: 1, ratio: 0.25, again: [{round: 2, ratio: 0.25}]}", "schedule.rounds=3"]
     chosen = comparison.planned(config, settings, contenders("fedphd,fedphd-os,fedavg"), 1)
     (_, fedphd), (_, once), (_, flat) = chosen
-    assert (len(fedphd.hierarchy.tiers or ()), fedphd.pruning.rounds, once.pruning.rounds) == (2, (1, 2), (0,))
-    assert (flat.hierarchy.tiers, flat.hierarchy.num_edges, flat.pruning.rounds) == (None, 0, ())
+    assert (len(fedphd.hierarchy.tiers or ()), fedphd.pruning.moments, once.pruning.moments) == (2, (1, 2), (0,))
+    assert (flat.hierarchy.tiers, flat.hierarchy.num_edges, flat.pruning.moments) == (None, 0, ())
 
 
 def test_runs_that_share_a_checkpoint_path_do_not_mix(config: Path, tmp_path: Path) -> None:

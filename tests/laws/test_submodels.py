@@ -267,7 +267,7 @@ def test_what_is_asked_of_all_is_what_is_asked_of_each() -> None:
     """Work, bytes and memory by client and as arrays; each as the client's own network says."""
     experiment = tiny(pruning=DENSE, submodels={"widths": [1.0, 0.5]}, strategy={"name": "fedavg"}).build()
     run = federate(method("fedavg", pruning=DENSE, schedule={"rounds": 1})).state
-    load = workload_of(experiment, run)
+    load = workload_of(experiment, run, run.round + 1)
     narrowing = experiment.narrowings[0]
     assert narrowing is not None
     down, up = load.bytes_of_all()
@@ -401,7 +401,7 @@ def test_clients_of_a_radio_channel_are_in_time() -> None:
     devices, narrowing = experiment.devices, experiment.narrowings[0]
     assert devices is not None
     assert narrowing is not None
-    load = workload_of(experiment, federate(method("fedavg", pruning=DENSE, schedule={"rounds": 1})).state)
+    load = workload_of(experiment, federate(method("fedavg", pruning=DENSE, schedule={"rounds": 1})).state, 2)
     seen = Counter(own.width for plan in outcome.plans for own in plan.slices.values())
     assert seen[0.75] > 2
     for plan in outcome.plans:

@@ -20,6 +20,7 @@ from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.sums.aggregation import weighted_models
 from fedphd_ray.forecast import forecast
+from fedphd_ray.plans import RoundPlan
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.cloud import Cloud
 from fedphd_ray.runtime.exchange import hand_down
@@ -98,7 +99,7 @@ def test_regions_hand_down_what_they_have_merged() -> None:
     assert [state.syncs for state in states] == [0, 0, 1, 1, 2]
     north, south = (backend.get_payload(handle).vector for handle in first.models[1])
     assert not np.array_equal(north, south)
-    models, rows = hand_down(whole, backend, first, 2)
+    models, _, rows = hand_down(whole, backend, first, RoundPlan(2, (), 1))
     given = [backend.get_payload(handle).vector for handle in models[0]]
     assert all(np.array_equal(held, north) for held in given[:2])
     assert all(np.array_equal(held, south) for held in given[2:])

@@ -140,9 +140,9 @@ def test_the_moving_average_is_that_of_the_aggregates_alone(decay: float) -> Non
 
     class Watching(Cloud):
         def _server_step(self, *args):
-            vector, kept = super()._server_step(*args)
+            vector, kept, mean = super()._server_step(*args)
             seen.append(vector.numpy().copy())
-            return vector, kept
+            return vector, kept, mean
 
     dense: dict[str, object] = {"pruning": {"mode": "none", "round": None}, "schedule": {"rounds": 6}}
     experiment = method("fedphd", server={"ema_decay": decay}, **dense).build()

@@ -13,6 +13,7 @@ from fedphd_ray.federation.channel.codecs import FLOAT32, Codec
 from fedphd_ray.federation.channel.compression import Bfloat16, Float16, Int4, Int8, LossyCodec
 from fedphd_ray.federation.channel.links import Link
 from fedphd_ray.federation.channel.sparsification import RandomK, Threshold, TopK
+from fedphd_ray.federation.channel.squeezing import Squeezed
 from fedphd_ray.plugins import OrOwn
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
@@ -61,7 +62,8 @@ class Codecs:
     def of(cls, communication: Communication, topology: Topology, seed: int) -> "Codecs":
         """As the configuration says."""
         chosen = by_hop(communication, topology)
-        return cls({hop: own for hop, own in chosen.items() if isinstance(own, LossyCodec)}, seed)
+        lossy = {hop: own for hop, own in chosen.items() if isinstance(own, LossyCodec)}
+        return cls({hop: Squeezed(own) if own.zstd else own for hop, own in lossy.items()}, seed)
 
     def at(self, hop: Hop) -> Codec:
         """Of a hop."""
@@ -70,7 +72,7 @@ class Codecs:
     def keeps_residual(self, hop: Hop) -> bool:
         """Whether the senders of a hop keep what their messages left out, and add it to the next."""
         codec = self.at(hop)
-        return isinstance(codec, LossyCodec) and codec.error_feedback
+        return isinstance(codec, LossyCodec | Squeezed) and codec.error_feedback
 
     @property
     def fixed(self) -> bool:

@@ -28,6 +28,8 @@ class LossyCodec(Section):
         sparse: most values do not travel at all, so that only differences can be sent.
         of_weights: it writes what a client has trained, and not how that differs from what it received.
         fixed: sizes follow from the number of values; else that gives the most they can be.
+        error_feedback: senders keep what their messages leave out, and add it to the next.
+        zstd: the buffer is compressed without loss; sizes then depend on the values.
     """
 
     exact: ClassVar[bool] = False
@@ -36,6 +38,24 @@ class LossyCodec(Section):
     fixed: ClassVar[bool] = True
 
     error_feedback: bool = False
+    zstd: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the ledger has it."""
+        raise NotImplementedError
+
+    def num_bytes(self, num_values: int) -> int:
+        """See `Codec`."""
+        raise NotImplementedError
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """See `Codec`."""
+        raise NotImplementedError
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """See `Codec`."""
+        raise NotImplementedError
 
 
 class Bfloat16(LossyCodec):
