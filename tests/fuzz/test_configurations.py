@@ -13,7 +13,7 @@ from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.forecast import forecast
 from fedphd_ray.validation import _all_keys
 
-EXAMPLES = 600 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 200  # `make soak` tries more, and new ones
+EXAMPLES = 600 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 100  # `make soak` tries more, and new ones
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 5, 8, 16, 17, 1000, 0.0, 0.1, 0.5, 1.0, 1.5, -0.5, 1e-9, float("nan"), float("inf")])
 WORDS = st.sampled_from(
     ["", "none", "prune", "at_init", "fedavg", "scaffold", "udec", "digits", "iid", "dirichlet", "local", "ü", "a/b"]
