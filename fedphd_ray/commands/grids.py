@@ -62,6 +62,7 @@ def stress(
         from fedphd_ray.contenders import contenders  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
         from fedphd_ray.report.stress import write_stress  # noqa: PLC0415
+        from fedphd_ray.views.grid_page import write_grid_page  # noqa: PLC0415
 
         runs = grids.planned(config, overrides, grids.axes(grid), contenders(strategies), seeds)
     directory = out or Path("runs") / f"{runs[0][2].name}-stress"
@@ -72,5 +73,7 @@ def stress(
     options = "".join(f" --grid '{one}'" for one in grid) + "".join(f" --set '{one}'" for one in overrides)
     command = f"fedphd stress {config}{options} --strategies {strategies} --seeds {seeds}"
     reached = grids.target_of(measured) if target is None else target
-    say(write_stress(measured, reached, directory, f"{runs[0][2].name}: stress test", command))
-    say(f"tables and pictures: {directory}/stress.md, .parquet, .svg, .png, participation.parquet")
+    title = f"{runs[0][2].name}: stress test"
+    say(write_stress(measured, reached, directory, title, command))
+    write_grid_page(measured, reached, directory / "stress.html", title, command)
+    say(f"tables and pictures: {directory}/stress.html, .md, .parquet, .svg, .png, participation.parquet")

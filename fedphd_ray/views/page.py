@@ -16,7 +16,7 @@ from markupsafe import Markup
 from fedphd_ray.errors import UserError
 from fedphd_ray.files import MIB, read_regular, write_whole
 from fedphd_ray.report import text
-from fedphd_ray.views.charts import charts, judged
+from fedphd_ray.views.charts import Chart, charts, judged
 from fedphd_ray.views.network import widths
 from fedphd_ray.views.run_view import Line, RunView
 from fedphd_ray.yaml_files import dump_flow, dump_yaml
@@ -43,29 +43,46 @@ def write_page(runs: Sequence[RunView], path: Path) -> None:
     """
     if not runs:
         raise UserError("report", expected="directories of runs", found="none")
+    write_html(page(runs), path)
+
+
+def write_html(content: str, path: Path) -> None:
+    """Writes a page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page(runs).encode())
+        write_whole(path, content.encode())
     except OSError as error:
         raise UserError(f"--out {path}", expected="a file that can be written", found=error.strerror or str(error)) from error
 
 
 def page(runs: Sequence[RunView]) -> str:
     """The HTML."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("fedphd_ray.views", "."), autoescape=True, trim_blocks=True)
-    environment.filters |= {"bytes": text.num_bytes, "duration": text.duration, "count": text.count, "percent": text.percent}
     labelled = list(zip(labels(runs), runs, strict=True))
-    drawn = charts(labelled)
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
+        charts(labelled),
         title=labelled[0][0] if len(runs) == 1 else f"{len(runs)} runs side by side",
         runs=[_facts(label, run) for label, run in labelled],
-        charts=drawn,
-        specs=Markup(_script_json([chart.spec for chart in drawn])),  # noqa: S704 - escaped there
-        vega=Markup(_vega()),  # noqa: S704 - the library's own code
         samples=samples(runs[0]) if len(runs) == 1 else [],
         widths=widths(runs[0]) if len(runs) == 1 else [],
         differences=differences(labelled) if len(runs) > 1 else [],
         config=dump_yaml(dict(runs[0].settings)) if len(runs) == 1 else "",
+    )
+
+
+def rendered(template: str, drawn: Sequence[Chart], **values: object) -> str:
+    """A page with charts, from one of the templates of this folder."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("fedphd_ray.views", "."), autoescape=True, trim_blocks=True)
+    environment.filters |= {"bytes": text.num_bytes, "duration": text.duration, "count": text.count, "percent": text.percent}
+    return environment.get_template(template).render(
+        charts=drawn,
+        specs=Markup(_script_json([chart.spec for chart in drawn])),  # noqa: S704 - escaped there
+        vega=Markup(_vega()),  # noqa: S704 - the library's own code
+        **values,
     )
 
 

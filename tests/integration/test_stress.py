@@ -18,6 +18,7 @@ from fedphd_ray.forecast import forecast
 from fedphd_ray.report.progress import ConsoleProgress
 from fedphd_ray.report.stress import write_stress
 from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.views.grid_page import write_grid_page
 
 FAST = {"name": "fast", "share": 0.5, "macs_per_second": 1e9, "download_mbit": 50, "upload_mbit": 10}
 SLOW = {"name": "slow", "share": 0.5, "macs_per_second": 1e8, "download_mbit": 5, "upload_mbit": 1}
@@ -79,6 +80,12 @@ def test_a_grid_of_cells(config: Path, tmp_path: Path) -> None:
     assert pq.read_table(out / "participation.parquet").num_rows == sum(len(run.clients) for run in measured)
     for name in ("stress.svg", "stress.png", "participation.svg", "participation.png", "pareto.svg", "pareto.png"):
         assert (out / name).stat().st_size > 5_000
+    write_grid_page(measured, target, out / "stress.html", "title <b>", "command")
+    page = (out / "stress.html").read_text()
+    assert len(page) < 2_000_000
+    assert page.count("<td>{name:") == 8
+    assert "title &lt;b&gt;" in page
+    assert all(word in page for word in ("Heat maps", "Bytes against quality", "Who took part", "const specs = [{"))
     # What is finished is not run again, and gives the same.
     again, said = stressed(config, out)
     assert again == measured

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import fedphd_in_process
 
+from fedphd_ray import stress as grids
 from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.runtime import run as runs
 from fedphd_ray.runtime.events import Judged, RoundDone
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.status import Status, at_work_in
 from fedphd_ray.views.charts import charts
+from fedphd_ray.views.grid_page import write_grid_page
 from fedphd_ray.views.page import differences, labels, page
 from fedphd_ray.views.run_view import RunView, runs_below
 from fedphd_ray.views.watching import watch
@@ -212,6 +214,19 @@ def test_a_process_says_how_its_work_ended(tmp_path: Path) -> None:
     assert Status.read(tmp_path).state == "stopped"  # type: ignore[union-attr]
 
 
+def require_drawn(path: Path, number: int, tmp_path: Path) -> None:
+    """A page in a browser: so many charts, and not a word on the console."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [CHROMIUM, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr[-3000:]
+    assert done.stdout.count('data-drawn="true"') == number
+    assert done.stdout.count("<svg") >= number
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
 @pytest.mark.parametrize("several", [False, True], ids=["one run", "two runs"])
 def test_a_browser_draws_every_chart_and_asks_nobody(several: bool, whole: Path, tmp_path: Path) -> None:
@@ -220,13 +235,21 @@ def test_a_browser_draws_every_chart_and_asks_nobody(several: bool, whole: Path,
     path.write_text(page(views))
     assert path.stat().st_size < 5_000_000
     assert not re.search(r"<(?:img|script|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", path.read_text())
-    assert CHROMIUM is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", "--enable-logging=stderr"]
-    done = subprocess.run(
-        [CHROMIUM, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr[-3000:]
     number = len(charts([(str(at), view) for at, view in enumerate(views)]))
-    assert done.stdout.count('data-drawn="true"') == number >= 4
-    assert done.stdout.count("<svg") >= number
+    assert number >= 4
+    require_drawn(path, number, tmp_path)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
+def test_a_browser_draws_a_grid_of_experiments(tmp_path: Path) -> None:
+    cells = [grids.Cell(f"cell-{share}", {"devices.classes.1.share": share}) for share in ("0", "0.3")]
+    kinds: list[dict[str, int]] = [{"slow": 5, "fast": 15}, {"slow": 9, "fast": 60}, {"slow": 8, "fast": 1}]
+    runs = [
+        grids.Measured(
+            cell, name, 1, 8.0, 0.5, 100.0, {0: (0.0, 60.0)}, 10**7, 10**8, {"client_to_edge": 10**8}, 9, 9, *kinds, 2.0
+        )
+        for cell in cells
+        for name in ("fedphd", "fedavg")
+    ]
+    write_grid_page(runs, 10.0, tmp_path / "stress.html", "a grid", "fedphd stress")
+    require_drawn(tmp_path / "stress.html", 3, tmp_path)
