@@ -192,3 +192,14 @@ def test_flat_methods_refuse_edges(name: str) -> None:
 
     with pytest.raises(ConfigError, match="num_edges: 0"):
         tiny(strategy={"name": name})
+
+
+def test_the_loss_that_is_reported_is_the_tasks_alone() -> None:
+    """MOON's own term, mu log 2 where no model moves, is no part of it."""
+    still = {
+        "local": {"steps": 1, "learning_rate": 1e-12},
+        "schedule": {"rounds": 2, "clients_per_round": 6},
+        "pruning": {"mode": "none", "round": None},
+    }
+    losses = [federate(method("moon", strategy={"name": "moon", "mu": mu}, **still)).records[1].loss for mu in (0.001, 50.0)]
+    assert losses == pytest.approx([federate(method("fedavg", **still)).records[1].loss] * 2)
