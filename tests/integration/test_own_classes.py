@@ -44,7 +44,7 @@ def test_they_are_sections_like_others() -> None:
     tree = json.loads(config.model_dump_json())
     assert tree["strategy"] == {"name": "own_classes:Leash", "length": 0.2}
     assert tree["schedule"]["sampler"]["name"] == "own_classes:LargestFirst"
-    assert tree["communication"]["from_clients"] == {"codec": "own_classes:Signs", "error_feedback": True}
+    assert tree["communication"]["from_clients"] == {"codec": "own_classes:Signs", "error_feedback": True, "zstd": False}
     assert parse_config(tree) == config
     assert plugins.named_in(tree) == NAMED
 
