@@ -3,12 +3,15 @@
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.federation.prune import shapes_at
 from fedphd_ray.forecast import Forecast
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.report import text
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.runtime.policy.faults import FaultScript
 from fedphd_ray.runtime.precision import settled
 from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.host_setup import SampleChunk
@@ -55,7 +58,8 @@ def estimate(experiment: Experiment, cost: Forecast, hosts: int) -> Estimate:
     images = float(experiment.training_images.mean())
     training, drawing = 0.0, 0.0
     with torch_threads(experiment.runtime.threads_per_host):
-        for version, whole in enumerate(experiment.costs):
+        for version in sorted({version for version, _ in cost.trained}):
+            whole = experiment.costs[version]
             taken, drawing = _seconds_per_image(experiment, version)
             for (trained, width), updates in cost.trained.items():
                 if trained == version:
@@ -71,7 +75,7 @@ def _seconds_per_image(experiment: Experiment, version: int) -> tuple[float, flo
     """Of training on one image, and of one denoising step of one image."""
     steps = experiment.local.model_copy(update={"steps": STEPS})
     own = replace(settled(experiment, "float32"), local=steps, submodels=None)
-    host = ClientHost(replace(own.host_setup(), local=steps))
+    host = ClientHost(replace(own.host_setup(), faults=FaultScript(())))
     payload = _payload(experiment, version)
     order = LocalOrder(round=1, edge=0, learning_rate_scale=1.0, sparsity=experiment.pruning.sparsity_at(version))
     seconds = [host.train(payload, order, [0], [None])[0].reports[0].seconds for _ in range(2)]
@@ -88,4 +92,5 @@ def _payload(experiment: Experiment, version: int) -> Payload:
     shapes = shapes_at(experiment.spec, experiment.pruning.ratios[:version])
     state = {name: dense[name][tuple(slice(size) for size in shape)].contiguous() for name, shape in shapes.items()}
     layout = Layout.of(state)
-    return Payload(as_numpy(layout.flatten(state)), layout, version)
+    beside = dict.fromkeys(experiment.strategy.server_sends, np.zeros(layout.num_params, np.float32))
+    return Payload(as_numpy(layout.flatten(state)), layout, version, beside)

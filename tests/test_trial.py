@@ -36,6 +36,14 @@ def test_the_trial_is_real_and_leaves_the_world_as_it_was() -> None:
     assert 0 < drawing < training < 1
 
 
+@pytest.mark.parametrize("name", ["scaffold", "sfedhp", "feddiffuse udec", "moon", "masked fedavg"])
+def test_any_method_can_be_tried(name: str) -> None:
+    """Those that send vectors beside the model, too; and a fault of the script strikes nobody here."""
+    experiment = method(name, faults=[{"kind": "exception", "round": 1, "client": 0, "times": 9}]).build()
+    taken = trial.estimate(experiment, forecast(experiment), 2)
+    assert taken.training > 0
+
+
 def test_plan_says_it() -> None:
     said = CliRunner().invoke(app, ["plan", "examples/digits.yaml", "--time", "--set", "schedule.rounds=25"])
     assert said.exit_code == 0, said.output

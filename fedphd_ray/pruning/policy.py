@@ -87,9 +87,9 @@ class PruningConfig(Section):
             ConfigError: one has none, or comes too late; or keys contradict one another.
         """
         self._require_one_way()
-        if self.mode == "none" and self.again:
-            found = f"{len(self.again)} of them"
-            raise ConfigError("pruning.again", expected="no more prunings where pruning.mode is none", found=found)
+        if self.mode == "none" and (self.again or self.rounds):
+            key, found = ("again", f"{len(self.again)} of them") if self.again else ("rounds", ", ".join(map(str, self.rounds)))
+            raise ConfigError(f"pruning.{key}", expected="no more prunings where pruning.mode is none", found=found)
         if (self.again or self.rounds) and not all(before < after for before, after in pairwise((*self.moments, last_round))):
             raise ConfigError(
                 "pruning.again" if self.again else "pruning.rounds",

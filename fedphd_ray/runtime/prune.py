@@ -49,7 +49,7 @@ def _importance(experiment: Experiment, state: RunState) -> Importance:
     pruning, version = experiment.pruning, state.model.version
     if not pruning.asks_clients:
         return importance_by(pruning.criterion, experiment.seed, version + 1)
-    if state.importance is None:
+    if state.importance is None or not state.importance.any():
         return group_l2_importance
     return importance_from(as_tensor(state.importance), groups_at(experiment.spec, pruning.ratios[:version]))
 

@@ -75,6 +75,7 @@ def test_a_run_keeps_to_it() -> None:
         ({"budget": {}}, "params, macs, or both"),
         ({"budget": {"params": 0.5}, "again": [{"round": 3, "ratio": 0.3}]}, "whose ratio follows from it"),
         ({"rounds": [2, 3]}, "either all rounds, or the first one and more"),
+        ({"mode": "none", "round": None, "rounds": [2]}, "where pruning.mode is none"),
         ({"round": None, "rounds": [3, 2]}, "rounds that follow the one before"),
         ({"round": None, "rounds": [2, 4]}, r"come before the last one \(schedule.rounds = 4\)"),
         ({"mode": "at_init", "round": None, "rounds": [2]}, "none where pruning.mode is at_init"),

@@ -1,5 +1,6 @@
 """Whichever channels go, and by whose word, the run is the same everywhere, and only the choice differs."""
 
+import numpy as np
 import pytest
 import torch
 from federations import DEEP, FLAT, Outcome, federate, first_sendings, method, sums_by_hop, tiny
@@ -104,6 +105,20 @@ def test_the_cloud_goes_by_the_mean_of_what_clients_say(criterion: str) -> None:
 def test_what_nobody_can_be_asked_is_refused(sections: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny(**sections)
+
+
+def test_where_nobody_could_be_asked_channels_stay_by_their_weights() -> None:
+    """Edges hold what they learnt in round 1, and nobody is there in round 2: no scores are not equal scores."""
+    device = {"name": "a", "macs_per_second": 1e9, "download_mbit": 9, "upload_mbit": 9}
+    outcomes = []
+    for criterion in ("taylor", "group_l2"):
+        experiment = pruned_by(criterion, hierarchy={"cloud_period": 4}, devices={"classes": [device]}).build()
+        assert experiment.devices is not None
+        present = lambda round, regions: np.full(6, round != 2)  # noqa: E731
+        object.__setattr__(experiment.devices, "present", present)
+        outcomes.append(federate(experiment))
+    assert not outcomes[0].plans[1].asked
+    assert outcomes[0].state.plan == outcomes[1].state.plan
 
 
 def test_a_client_whose_training_fails_has_no_say() -> None:

@@ -67,6 +67,8 @@ class LocalResult:
         for name, vector in sent.items():
             if not math.isfinite(float(vector.sum())):
                 return f"the {name} holds non-finite values"
+        if self.importance is not None and not bool(torch.isfinite(self.importance).all()):
+            return "the importance of its channels holds non-finite values"
         return ""
 
 
