@@ -38,10 +38,15 @@ def test_the_trial_is_real_and_leaves_the_world_as_it_was() -> None:
 
 @pytest.mark.parametrize("name", ["scaffold", "sfedhp", "feddiffuse udec", "moon", "masked fedavg"])
 def test_any_method_can_be_tried(name: str) -> None:
-    """Those that send vectors beside the model, too; and a fault of the script strikes nobody here."""
-    experiment = method(name, faults=[{"kind": "exception", "round": 1, "client": 0, "times": 9}]).build()
-    taken = trial.estimate(experiment, forecast(experiment), 2)
-    assert taken.training > 0
+    """Those that send vectors beside the model, too."""
+    experiment = method(name).build()
+    assert trial.estimate(experiment, forecast(experiment), 2).training > 0
+
+
+def test_faults_of_the_script_strike_nobody_here() -> None:
+    """A slow client would sleep for a second before each step of twelve images."""
+    experiment = method("fedavg", faults=[{"kind": "slow", "round": 1, "client": 0, "times": 9}]).build()
+    assert trial._seconds_per_image(experiment, 0)[0] < 1 / 12
 
 
 def test_plan_says_it() -> None:

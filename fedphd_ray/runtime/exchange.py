@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.channel.links import Link
@@ -14,10 +13,10 @@ from fedphd_ray.federation.planning.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Transfer
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.merging import residual_name
+from fedphd_ray.runtime.merging import residual_name, residual_of
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
-from fedphd_ray.tensors import as_numpy, as_tensor
+from fedphd_ray.tensors import as_numpy
 from fedphd_ray.topology import Topology, client_name
 
 
@@ -123,12 +122,9 @@ def _give(
     message = Holdings.of(payload, experiment.strategy, state.plan_channels).to_child(first=first, owed=bool(state.plan_owed))
     if link.codec.exact:
         return held, {}, link.rows(message)
-    name, kept = residual_name(link.hop, source), None
-    if experiment.codecs.keeps_residual(link.hop):
-        kept = as_tensor(state.residuals[name]) if name in state.residuals else torch.zeros(payload.layout.num_params)
-    arrived = link.send(message, kept)
+    arrived = link.send(message, residual_of(experiment, state, link.hop, source))
     beside = {kind: as_numpy(vector) for kind, vector in arrived.beside.items()}
-    left = {} if arrived.residual is None else {name: as_numpy(arrived.residual)}
+    left = {} if arrived.residual is None else {residual_name(link.hop, source): as_numpy(arrived.residual)}
     return backend.put(replace(payload, vector=as_numpy(arrived.model), beside=beside)), left, arrived.rows
 
 

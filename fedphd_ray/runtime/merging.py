@@ -88,14 +88,16 @@ def sent_up(state: RunState, order: MergeOrder) -> RunState:
 
 def residuals_of(experiment: Experiment, state: RunState, order: MergeOrder) -> list[Tensor | None]:
     """What the messages of the cloud's children have left out so far [num_params]; None where they keep nothing."""
-    hop = experiment.topology.up(order.level)
+    topology, hop = experiment.topology, experiment.topology.up(order.level)
+    return [residual_of(experiment, state, hop, topology.name(order.level, child)) for child in order.children]
+
+
+def residual_of(experiment: Experiment, state: RunState, hop: Hop, sender: str) -> Tensor | None:
+    """What a sender's messages over a hop have left out so far [num_params]: nothing before the first."""
     if not experiment.codecs.keeps_residual(hop):
-        return [None] * len(order.children)
-    names = [residual_name(hop, experiment.topology.name(order.level, child)) for child in order.children]
-    return [
-        as_tensor(state.residuals[name]) if name in state.residuals else torch.zeros(state.model.layout.num_params)
-        for name in names
-    ]
+        return None
+    kept = state.residuals.get(residual_name(hop, sender))
+    return torch.zeros(state.model.layout.num_params) if kept is None else as_tensor(kept)
 
 
 def with_residuals(

@@ -1,7 +1,7 @@
 """Round plans: who takes part, on which edge, in which block, and what happens at the end of the round. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -174,30 +174,22 @@ class Schedule:
         key: tuple[int, ...],
     ) -> list[EdgeDraw]:
         """The edge of each client; `key` begins with the round. Who would go to one that is away chooses among the others."""
-        choices = self._choose(cohort, strategy, population, edges, key)
-        away = self.away(key[0])
+        away, rng = self.away(key[0]), numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key)
+        choice = Choice(cohort, strategy, population, edges, self.latency, key[0], rng)
+        drawn = self.edge_choice.choose(choice)
         if not away:
-            return choices
+            return drawn
         left = [edge for edge in range(len(edges)) if edge not in away]
-        again = [client for client, choice in zip(cohort, choices, strict=True) if choice.edge in away]
-        anew = self._choose(again, strategy, population, [edges[edge] for edge in left], (*key, *_AGAIN), left)
-        others = {client: EdgeDraw(left[choice.edge], choice.probability) for client, choice in zip(again, anew, strict=True)}
-        return [others.get(client, choice) for client, choice in zip(cohort, choices, strict=True)]
-
-    def _choose(
-        self,
-        cohort: Sequence[int],
-        strategy: Strategy,
-        population: Population,
-        edges: Sequence[EdgeStatistics],
-        key: tuple[int, ...],
-        left: Sequence[int] | None = None,
-    ) -> list[EdgeDraw]:
-        """Among all edges, or those that are left."""
-        rng = numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key)
-        places = slice(None) if left is None else list(left)
-        choice = Choice(cohort, strategy, population, edges, lambda client: self.latency(client)[places], key[0], rng)
-        return self.edge_choice.choose(choice)
+        again = replace(
+            choice,
+            cohort=[client for client, draw in zip(cohort, drawn, strict=True) if draw.edge in away],
+            edges=[edges[edge] for edge in left],
+            latency=lambda client: self.latency(client)[left],
+            rng=numpy_rng(self.seed, Purpose.EDGE_CHOICE, *key, *_AGAIN),
+        )
+        anew = zip(again.cohort, self.edge_choice.choose(again), strict=True)
+        others = {client: EdgeDraw(left[draw.edge], draw.probability) for client, draw in anew}
+        return [others.get(client, draw) for client, draw in zip(cohort, drawn, strict=True)]
 
     def away(self, round: int) -> frozenset[int]:
         """Edges that are away in a round; here none."""

@@ -73,7 +73,7 @@ class SimulatedSchedule(Schedule, Generic[P]):
 
     def there(self, round: int, workload: Workload, memory: Memory) -> NDArray[np.bool_]:
         """Who can be asked: takes part at all, is there, and can hold the network."""
-        if len(self.away(round)) == max(1, len(self.topology.aggregators)):
+        if len(self.away(round)) == len(self.topology.aggregators):
             return np.zeros(len(self.devices.kinds), np.bool_)
         fits = self.devices.memory_bytes >= workload.memory_of_all
         active = self.participation.active(memory, len(fits))
