@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedphd_ray.diffusion.export import export_stock, opener
-from fedphd_ray.diffusion.unet import build_unet, initial_state
+from fedphd_ray.diffusion.unet import UNetSpec, build_unet, initial_state
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.links import model_bytes
 from fedphd_ray.federation.planning.workload import Narrowing
@@ -21,7 +22,7 @@ from fedphd_ray.replay import EdgeFigures, Replay, Simulated
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.edge_choice import EdgeRule, Greedy, Nearest, OfTheStrategy, Random, Region, RoundRobin
-from fedphd_ray.tensors import Layout
+from fedphd_ray.tensors import Layout, Shape
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,12 @@ def stock_forecast(experiment: Experiment) -> str:
         return will
     shapes = left[-1].by_name
     unet = build_unet(spec, shapes)
-    dense = initial_state(spec, experiment.seed)
-    unet.load_state_dict({name: dense[name][tuple(slice(size) for size in shape)] for name, shape in shapes.items()})
+    unet.load_state_dict(first_channels(spec, experiment.seed, shapes))
     export = export_stock(unet, spec, num_timesteps=experiment.process.config.num_timesteps)
     return f"in this project's own class only: {export.reason}" if export.reason else will
+
+
+def first_channels(spec: UNetSpec, seed: int, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """A random network of pruned shapes, where it does not matter which channels stay."""
+    dense = initial_state(spec, seed)
+    return {name: dense[name][tuple(slice(size) for size in shape)].contiguous() for name, shape in shapes.items()}

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.federation.prune import shapes_at
-from fedphd_ray.forecast import Forecast
+from fedphd_ray.forecast import Forecast, first_channels
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.report import text
 from fedphd_ray.runtime.experiment import Experiment
@@ -88,9 +87,8 @@ def _seconds_per_image(experiment: Experiment, version: int) -> tuple[float, flo
 
 def _payload(experiment: Experiment, version: int) -> Payload:
     """A random model of an architecture: the first channels of the dense one."""
-    dense = initial_state(experiment.spec, experiment.seed)
     shapes = shapes_at(experiment.spec, experiment.pruning.ratios[:version])
-    state = {name: dense[name][tuple(slice(size) for size in shape)].contiguous() for name, shape in shapes.items()}
+    state = first_channels(experiment.spec, experiment.seed, shapes)
     layout = Layout.of(state)
     beside = dict.fromkeys(experiment.strategy.server_sends, np.zeros(layout.num_params, np.float32))
     return Payload(as_numpy(layout.flatten(state)), layout, version, beside)
