@@ -46,6 +46,7 @@ def test_what_the_library_writes_is_read_back() -> None:
         ("a: &x [1]\nb: *x", ["line 2", "alias"]),
         ("!!python/object/apply:os.system ['true']", ["tag"]),
         ("a: " + "9" * 5000, ["5000 digits"]),
+        ("a: " + "9" * 40, ["40 digits"]),  # which Python itself would still take
         ("[" * 3000 + "]" * 3000, ["many more"]),
         ("[" * 60 + "]" * 60, ["50 levels"]),
         ("a: [1", ["line 1"]),

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 from federations import Outcome, federate, method, reference, tiny
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from phases import record
 
@@ -144,12 +144,14 @@ def test_after_a_death_every_client_is_tried_or_left_out_once(sizes: Sequence[in
     }
 
 
+@example(25, 28)
 @given(st.integers(1, 100), st.integers(0, 100))
 def test_a_quorum_is_meant_in_decimals(clients: int, percent: int) -> None:
     """0.28 of 25 clients are 7, though 0.28 * 25 is more in binary."""
     assert least_updates(percent / 100, clients) == -(-percent * clients // 100)
 
 
+@example(7, 18, 0.28)
 @given(st.integers(0, 20), st.integers(0, 20), st.floats(0.01, 1.0))
 def test_a_quorum_is_a_share(good: int, bad: int, quorum: float) -> None:
     reports = [ClientReport(client, 0, 0.0, 1, 1, 1, "why\nTraceback" if client < bad else "") for client in range(good + bad)]

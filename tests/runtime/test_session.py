@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,20 @@ def test_a_start_that_fails_is_told_in_words(
         for process in ray.servers:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("name", ["m" * 60, "å"])
+def test_ray_is_given_a_short_place_whatever_the_temporary_directory_is_called(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual one of a Mac is already too long for the sockets that Ray puts below it."""
+    with tempfile.TemporaryDirectory(prefix=name, dir="/tmp") as place:
+        monkeypatch.setattr(session.tempfile, "tempdir", place)
+        directory = Path(session._short_directory())
+        directory.rmdir()
+        assert str(directory.parent) == "/tmp"
+        monkeypatch.setattr(session.os, "access", lambda *_: False)
+        with pytest.raises(ResourceError) as refused:
+            session._short_directory()
+        assert f"{session.LONGEST_PLACE} ASCII letters" in str(refused.value)
+        assert place in str(refused.value)
