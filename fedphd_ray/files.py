@@ -7,6 +7,7 @@ from pathlib import Path
 from fedphd_ray.errors import UserError
 
 MIB = 2**20
+BOOK_BYTES = 2**30  # of a file of lines (a million rounds), or of a part of a table
 
 
 def absolute(path: str) -> str:
@@ -40,6 +41,22 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
             return file.read(status.st_size)
     finally:
         os.close(descriptor)
+
+
+def read_book(path: Path) -> bytes:
+    """The bytes of a file that a run has written for itself; none where it is missing, which whoever has a seal of it finds.
+
+    Raises:
+        UserError: something else lies in its place.
+    """
+    try:
+        return read_regular(path, BOOK_BYTES)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UserError(
+            str(path), expected="a file as a run writes it", found=error.strerror or str(error), remedy="restore it from a copy"
+        ) from None
 
 
 def read_text(path: Path, most_bytes: int) -> str:

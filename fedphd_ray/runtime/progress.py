@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_regular, read_text, write_whole
+from fedphd_ray.files import BOOK_BYTES, read_book, read_text, write_whole
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics
 from fedphd_ray.runtime.events import Event, Judged, RoundDone
-from fedphd_ray.runtime.storage.seals import MOST_BYTES, FileSeal
+from fedphd_ray.runtime.storage.seals import FileSeal
 from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
 
 
@@ -149,7 +149,7 @@ class MetricsFile:
 
     def num_lines(self) -> int:
         """Rounds that were written down, whole or not."""
-        return read_regular(self._metrics, MOST_BYTES).count(b"\n") if self._metrics.exists() else 0
+        return read_book(self._metrics).count(b"\n")
 
     def rounds(self) -> list[dict[str, object]]:
         """All lines of `metrics.jsonl`."""
@@ -170,7 +170,7 @@ def read_lines(path: Path) -> list[dict[str, object]]:
         return []
     entries: list[dict[str, object]] = []
     try:
-        for number, line in enumerate(read_text(path, MOST_BYTES).splitlines(), start=1):
+        for number, line in enumerate(read_text(path, BOOK_BYTES).splitlines(), start=1):
             entry = json.loads(line)
             if not isinstance(entry, dict):
                 raise ValueError(f"line {number} is no object")

@@ -12,13 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_regular
+from fedphd_ray.files import read_book
 from fedphd_ray.runtime.identity import FILE as IDENTITY
 from fedphd_ray.runtime.identity import Identity
 from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.status import Status
-from fedphd_ray.runtime.storage.seals import MOST_BYTES
 
 Line = dict[str, Any]
 STATES = ("running", "finished", "stopped", "died", "failed")
@@ -152,13 +151,7 @@ def whole_lines(path: Path) -> Iterator[Line]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        data = read_regular(path, MOST_BYTES)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(str(path), expected="lines of a run", found=error.strerror or str(error)) from None
-    for line in data.split(b"\n")[:-1]:
+    for line in read_book(path).split(b"\n")[:-1]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):

@@ -22,8 +22,8 @@ SECTIONS: dict[str, object] = {
     "schedule": {"rounds": 2, "clients_per_round": 2},
     "pruning": {"round": 1},
 }
-KINDS = ["cut", "flip", "garbage", "missing", "swapped", "pipe", "link", "other", "huge"]
-COMMANDS = ["resume", "resume", "resume", "sample", "evaluate", "compare"]
+KINDS = ["cut", "flip", "garbage", "missing", "swapped", "renamed", "pipe", "folder", "link", "other", "huge"]
+COMMANDS = ["resume", "resume", "resume", "sample", "evaluate", "compare", "report", "list"]
 EXAMPLES = 500 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 30
 
 
@@ -57,6 +57,10 @@ def damage(data: st.DataObject, run: Path, other: Path) -> str:
     elif kind == "swapped":
         another = run / data.draw(st.sampled_from(files))
         path.write_bytes(content if another == path else another.read_bytes())
+    elif kind == "renamed":
+        path.with_stem("round-x").write_bytes(content)
+    elif kind == "folder":
+        path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "link":
@@ -91,6 +95,8 @@ def test_a_damaged_run_directory_gives_the_right_bits_or_one_message(
         "sample": ["sample", run, "--num", 2, "--steps", 2, "--out", place / "x.png"],
         "evaluate": ["evaluate", run, "--num-samples", 2, "--steps", 2],
         "compare": ["compare", config, "--strategies", "fedphd", "--out", place],
+        "report": ["report", run, "--out", place / "x.html"],
+        "list": ["list", place],
     }[command]
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     code, said = fedphd_in_process_code(*arguments)

@@ -132,6 +132,10 @@ def test_books_of_a_finished_run_are_looked_at(config: Path, tmp_path: Path) -> 
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(UserError, match=r"the metrics\.jsonl and quality\.jsonl that the run finished with"):
         compared(config, tmp_path / "out", "fedavg", seeds=1)
+    metrics.with_name("quality.jsonl").unlink()
+    metrics.with_name("quality.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"quality\.jsonl.*\n.*\n.*a directory, not a file"):
+        compared(config, tmp_path / "out", "fedavg", seeds=1)
 
 
 def test_overrides_may_hold_commas_and_colons() -> None:

@@ -191,10 +191,30 @@ def test_links_out_of_a_run_directory_are_not_followed(name: str, run: Path, tmp
     assert outside.read_text() == "precious"
 
 
-def test_pipes_are_refused(run: Path) -> None:
-    (run / "metrics.jsonl").unlink()
-    os.mkfifo(run / "metrics.jsonl")
-    assert "a pipe, not a file" in fedphd_in_process("resume", run, code=2)
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(10 * 2**30)
+
+
+NO_BOOKS = {"a pipe, not a file": os.mkfifo, "a directory, not a file": Path.mkdir, "more than the 1,073,741,824": huge}
+BOOKS = ["metrics.jsonl", "quality.jsonl", "ledger/round-000002.parquet", "clients/round-000002.parquet"]
+
+
+@pytest.mark.parametrize("found", NO_BOOKS)
+@pytest.mark.parametrize("book", BOOKS)
+def test_what_is_no_book_is_refused(book: str, found: str, tmp_path: Path) -> None:
+    """Whichever command reads it."""
+    run = stopped(method("fedphd", **EVERY_ROUND, evaluation={"every": 2, "num_samples": 4, "steps": 2}), tmp_path / "run")
+    (run / book).unlink()
+    NO_BOOKS[found](run / book)
+    assert found in fedphd_in_process("resume", run, code=2)
+    if book.endswith(".jsonl"):
+        assert found in fedphd_in_process("report", run, code=2)
+
+
+def test_a_part_that_no_run_wrote_is_named(run: Path) -> None:
+    (run / "ledger/round-x.parquet").write_bytes(b"")
+    assert "round-x.parquet" in fedphd_in_process("resume", run, code=2)
 
 
 def test_nothing_is_left_of_the_states_that_did_not_fit_into_memory(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_regular, write_whole
+from fedphd_ray.files import read_book, write_whole
 
-MOST_BYTES = 2**30  # of one part
 PATTERN = "round-*.parquet"
 
 
@@ -72,7 +71,7 @@ class PartsTable:
         sha, parts = hashlib.sha256(), self.parts()
         for path in parts:
             if path.name not in self._hashes:  # a part never changes
-                self._hashes[path.name] = hashlib.sha256(read_regular(path, MOST_BYTES)).hexdigest()
+                self._hashes[path.name] = hashlib.sha256(read_book(path)).hexdigest()
             sha.update(f"{path.name}:{self._hashes[path.name]};".encode())
         return len(parts), sha.hexdigest()
 
@@ -88,7 +87,7 @@ def read_part(path: Path, schema: pa.Schema) -> pa.Table:
         UserError: it cannot be read.
     """
     try:
-        return pq.read_table(pa.BufferReader(read_regular(path, MOST_BYTES)), schema=schema)
+        return pq.read_table(pa.BufferReader(read_book(path)), schema=schema)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             str(path),
@@ -108,4 +107,9 @@ def read_parts(directory: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _last_round(path: Path) -> int:
-    return int(path.stem.removeprefix("round-"))
+    number = path.stem.removeprefix("round-")
+    if not (number.isascii() and number.isdecimal()):
+        raise UserError(
+            str(path), expected="parts named by their last round", found=path.name, remedy="remove it: no run wrote it"
+        )
+    return int(number)

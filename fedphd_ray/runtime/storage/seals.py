@@ -6,9 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_regular
-
-MOST_BYTES = 2**30  # of a file of lines; a million rounds
+from fedphd_ray.files import read_book
 
 
 class FileSeal(BaseModel):
@@ -21,8 +19,8 @@ class FileSeal(BaseModel):
 
     @classmethod
     def of(cls, path: Path) -> "FileSeal":
-        """Of the file as it is; of none it is that of an empty one."""
-        data = read_regular(path, MOST_BYTES) if path.exists() else b""
+        """Of the file as it is; of none it is that of an empty one; `UserError` if something else is there."""
+        data = read_book(path)
         return cls(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def sealed_part(self, path: Path) -> bytes:
@@ -31,7 +29,7 @@ class FileSeal(BaseModel):
         Raises:
             UserError: they are not there any more.
         """
-        data = read_regular(path, MOST_BYTES)[: self.num_bytes] if path.exists() else b""
+        data = read_book(path)[: self.num_bytes]
         if len(data) < self.num_bytes or hashlib.sha256(data).hexdigest() != self.sha256:
             found = f"{len(data):,} of them" if len(data) < self.num_bytes else "other bytes"
             raise UserError(
