@@ -183,7 +183,9 @@ def resume(
     return Run(path)
 
 
-def compare(source: str | Path, strategies: Sequence[str], out: str | Path, *, seeds: int = 1, say: Say = unheard) -> list[Run]:
+def compare(
+    source: str | Path, strategies: Sequence[str], out: str | Path, *, seeds: int = 1, at_once: int = 1, say: Say = unheard
+) -> list[Run]:
     """The same federation under several methods, as `fedphd compare` runs them; runs that are there already are kept.
 
     Args:
@@ -191,10 +193,11 @@ def compare(source: str | Path, strategies: Sequence[str], out: str | Path, *, s
         strategies: names, e.g. `["fedphd", "fedavg"]`.
         out: a folder for all runs.
         seeds: runs per method.
+        at_once: runs side by side, each in a process of its own.
         say: told what goes on.
     """
     planned = comparison.planned(Path(source), (), contenders(",".join(strategies)), seeds)
-    comparison.compare(planned, Path(out), lambda title, chosen: Quiet(), say)
+    comparison.compare(planned, Path(out), lambda title, chosen: Quiet(), say, at_once)
     return [Run(view.directory) for view in runs_below(Path(out))]
 
 

@@ -21,6 +21,7 @@ from fedphd_ray.runtime.run import resume, run
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.start import Needs, shared_actors
 from fedphd_ray.saying import Say
+from fedphd_ray.side_by_side import Job, run_side_by_side
 from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:
@@ -86,34 +87,40 @@ def compare(
     out: Path,
     reporter: Callable[[str, Config], AbstractContextManager[Reporter]],
     say: Say,
+    at_once: int = 1,
 ) -> list[Entry]:
     """Runs every method with every seed, skipping what is finished and resuming what was stopped.
 
     Args:
         runs: methods with their configurations; `planned` makes them.
         out: run directories are `out/LABEL/seed-N`.
-        reporter: makes what is told of one run's rounds, from its title and configuration.
+        reporter: makes what is told of one run's rounds, from its title and configuration; not used side by side.
         say: told what is run or skipped.
+        at_once: runs that go on side by side, each in a process of its own.
 
     Raises:
         ConfigError: a directory holds a run of another configuration.
     """
-    entries = []
     found = [(contender, *placed(contender, config, out)) for contender, config in runs]
     for _, config, directory in found:
         _refuse_another_run(config, directory)
-    experiments = (config.build(say) for _, config, _ in found)  # all are looked at before one runs, and none is kept
-    with shared_actors([Needs.of(experiment) for experiment in experiments], say) as pool:
-        for contender, config, directory in found:
-            title = f"{contender.label}, seed {config.seed}"
-            if (summary := Summary.read(directory)) is not None:
-                say(f"{title}: finished before, in {directory}")
-            else:
-                say(title)
-                with reporter(title, config) as progress:
-                    summary = _go_on(config, directory, progress, say, pool)
-            entries.append(_entry(contender.label, config, summary, directory))
-    return entries
+    todo = []
+    for contender, config, directory in found:
+        title, experiment = f"{contender.label}, seed {config.seed}", config.build(say)  # all are looked at before one runs
+        if Summary.read(directory) is not None:
+            say(f"{title}: finished before, in {directory}")
+        else:
+            todo.append((Job(title, config, directory), Needs.of(experiment)))
+    jobs = [job for job, _ in todo]
+    if at_once > 1 and len(jobs) > 1:
+        run_side_by_side(jobs, at_once, say)
+    else:
+        with shared_actors([needs for _, needs in todo], say) as pool:
+            for job in jobs:
+                say(job.title)
+                with reporter(job.title, job.config) as progress:
+                    _go_on(job.config, job.directory, progress, say, pool)
+    return [_entry(contender.label, config, directory) for contender, config, directory in found]
 
 
 def placed(contender: Contender, config: Config, out: Path) -> tuple[Config, Path]:
@@ -170,9 +177,10 @@ def _refuse_another_run(config: Config, directory: Path) -> None:
         )
 
 
-def _entry(label: str, config: Config, summary: Summary, directory: Path) -> Entry:
-    """Sums up a run's files."""
-    metrics = MetricsFile(directory)
+def _entry(label: str, config: Config, directory: Path) -> Entry:
+    """Sums up a finished run's files."""
+    metrics, summary = MetricsFile(directory), Summary.read(directory)
+    assert summary is not None
     if [seal.sha256 for seal in metrics.seals()] != [summary.metrics_sha256, summary.quality_sha256]:
         raise UserError(
             str(directory),

@@ -149,14 +149,16 @@ def stress(
     out: Path,
     reporter: Callable[[str, Config], AbstractContextManager[Reporter]],
     say: Say,
+    at_once: int = 1,
 ) -> list[Measured]:
-    """Runs the grid on one pool of hosts, skipping what is finished and resuming what was stopped.
+    """Runs the grid on one pool of hosts, or side by side, skipping what is finished and resuming what was stopped.
 
     Args:
         runs: from `planned`.
         out: run directories are `out/CELL/METHOD/seed-N`.
         reporter: makes what is told of one run's rounds, from its title and configuration.
         say: told what is run or skipped.
+        at_once: see `comparison.compare`.
     """
     began, done = time.monotonic(), 0
 
@@ -171,7 +173,7 @@ def stress(
     renamed = [(replace(contender, label=f"{cell.name}/{contender.label}"), config) for cell, contender, config in runs]
     for name, values in {cell.name: cell.told for cell, *_ in runs}.items():
         say(f"{name}: {values}")
-    entries = compare(renamed, out, told, say)
+    entries = compare(renamed, out, told, say, at_once)
     measured = []
     for (cell, contender, _), (label, config), entry in zip(runs, renamed, entries, strict=True):
         measured.append(_measured(cell, contender.label, *placed(label, config, out), entry))

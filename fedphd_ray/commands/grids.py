@@ -10,6 +10,7 @@ from fedphd_ray.terminal import at_work, console, say
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. schedule.rounds=10.")]
+AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=1000, help="Runs side by side, where there is room for them.")]
 
 
 def compare(
@@ -20,6 +21,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-comparison. Finished runs are kept.")
     ] = None,
+    at_once: AtOnce = 1,
 ) -> None:
     """The same federation under several methods: one table and one picture."""
     with at_work(f"reading {config}"):
@@ -36,6 +38,7 @@ def compare(
             directory,
             lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title),
             say,
+            at_once,
         )
     settings = "".join(f" --set {override}" for override in overrides)
     command = f"fedphd compare {config} --strategies {strategies}{settings}" + (f" --seeds {seeds}" if seeds > 1 else "")
@@ -55,6 +58,7 @@ def stress(
     seeds: Annotated[int, typer.Option(min=1, help="Runs per cell and method.")] = 1,
     target: Annotated[float | None, typer.Option(metavar="FID", help="For time to quality; default: what all reach.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: runs/NAME-stress. Finished runs are kept.")] = None,
+    at_once: AtOnce = 1,
 ) -> None:
     """A grid of experiments, for example over devices, skew and policies: tables, heat maps, who took part."""
     with at_work(f"reading {config}"):
@@ -68,7 +72,7 @@ def stress(
     directory = out or Path("runs") / f"{runs[0][2].name}-stress"
     with STOPPING.prepared(Hint("the same command goes on where it was")):
         measured = grids.stress(
-            runs, directory, lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title), say
+            runs, directory, lambda title, chosen: ConsoleProgress(console, chosen.schedule.rounds, title), say, at_once
         )
     options = "".join(f" --grid '{one}'" for one in grid) + "".join(f" --set '{one}'" for one in overrides)
     command = f"fedphd stress {config}{options} --strategies {strategies} --seeds {seeds}"

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
@@ -14,7 +14,7 @@ from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
-from fedphd_ray.runtime.policy.placement import RuntimeConfig, decide, store_size
+from fedphd_ray.runtime.policy.placement import Node, RuntimeConfig, decide, shares, store_size
 from fedphd_ray.runtime.ray_metrics import RayMetrics
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.runtime.workers.device import require_compiler, this_machine
@@ -81,9 +81,31 @@ class Needs:
         return cls(experiment.name, experiment.runtime, experiment.store_bytes(_model_bytes(experiment)))
 
 
+@dataclass(frozen=True)
+class Session:
+    """Ray, as other processes may join it.
+
+    Attributes:
+        address: of its head.
+        nodes: what it has.
+    """
+
+    address: str
+    nodes: Sequence[Node]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of processes that join it; how they prove who they are is in this process's own."""
+        return {"RAY_ADDRESS": self.address}
+
+    def shares(self, experiment: Experiment, runs: int) -> tuple[int, int | Literal["auto"]]:
+        """How many runs of this kind fit side by side, and the hosts of each; see `placement.shares`."""
+        return shares(experiment.runtime, self.nodes, experiment.demand(_model_bytes(experiment)), runs)
+
+
 @contextlib.contextmanager
-def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | None"]:
-    """Ray, joined or started, and a pool of actors for runs with the same `runtime`; None where that needs no Ray."""
+def shared_session(needs: Sequence[Needs]) -> Iterator[Session | None]:
+    """Ray, joined or started, for runs with the same `runtime`; None where that needs no Ray."""
     runtime = needs[0].runtime
     if any(need.runtime != runtime for need in needs):
         raise UserError("runtime", expected="the same for all runs that share actors", found="different sections")
@@ -92,14 +114,27 @@ def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | Non
         return
     # Ray is imported only where it is used, and after its environment is set.
     prepare_environment()
-    from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
-    from fedphd_ray.runtime.on_ray.checks import require_labels  # noqa: PLC0415
-    from fedphd_ray.runtime.on_ray.session import ray_session  # noqa: PLC0415
+    from fedphd_ray.runtime.on_ray import checks, session  # noqa: PLC0415
 
     store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
-    with ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes):
-        require_labels(runtime.edge_labels)
-        with ActorPool(runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool:
+    with session.ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes):
+        checks.require_labels(runtime.edge_labels)
+        yield Session(session.address(), checks.cluster_nodes())
+
+
+@contextlib.contextmanager
+def shared_actors(needs: Sequence[Needs], say: Say) -> Iterator["ActorPool | None"]:
+    """A pool of actors for runs with the same `runtime`, in a shared session; None where that needs no Ray, or for no runs."""
+    if not needs:
+        yield None
+        return
+    with shared_session(needs) as session:
+        if session is None:
+            yield None
+            return
+        from fedphd_ray.runtime.on_ray.actor_pool import ActorPool  # noqa: PLC0415
+
+        with ActorPool(needs[0].runtime, lambda ready, wanted, free: _tell_start(say, ready, wanted, free)) as pool:
             yield pool
 
 

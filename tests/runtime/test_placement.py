@@ -3,7 +3,7 @@
 import pytest
 
 from fedphd_ray.errors import ResourceError
-from fedphd_ray.runtime.policy.placement import Demand, Node, RuntimeConfig, decide, store_size
+from fedphd_ray.runtime.policy.placement import Demand, Node, RuntimeConfig, decide, shares, store_size
 
 LAPTOP = Node(cpus=8, gpus=0, memory_bytes=16 * 2**30)
 DEMAND = Demand(num_clients=20, clients_per_round=5, model_bytes=3_000_000)
@@ -58,3 +58,13 @@ def test_edges_take_memory_too() -> None:
     nodes = [Node(8, 0, 40 * 2**30)]
     without = decide(RuntimeConfig(), nodes, demand).num_hosts
     assert decide(RuntimeConfig(), nodes, demand.model_copy(update={"num_servers": 3})).num_hosts < without
+
+
+def test_runs_side_by_side_share_the_room() -> None:
+    nodes, demand = [Node(8, 0, 2**36)], Demand(num_clients=20, clients_per_round=4, model_bytes=2**20)
+    assert shares(RuntimeConfig(), nodes, demand, 3) == (3, 2)
+    assert shares(RuntimeConfig(), nodes, demand, 1) == (1, 4)  # more than train in a round have nothing to do
+    assert shares(RuntimeConfig(hosts=3), nodes, demand, 5) == (2, 3)
+    assert shares(RuntimeConfig(), nodes, demand, 100) == (8, 1)
+    assert shares(RuntimeConfig(placement="dedicated", cpus_per_host=0.2), nodes, demand, 5) == (2, "auto")
+    assert shares(RuntimeConfig(), [Node(0.5, 0, 2**36)], demand, 5) == (1, 1)  # too small for any: that run is refused

@@ -65,6 +65,11 @@ def ray_session(namespace: str, object_store_bytes: int) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def address() -> str:
+    """Of the cluster that this process is connected to, host:port of its head."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def _start_servers(namespace: str, object_store_bytes: int, directory: str) -> None:
     """Starts Ray; again, where the machine is so busy that Ray's servers take more than the half minute that it gives them."""
     others = descendants()

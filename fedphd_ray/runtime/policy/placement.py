@@ -128,11 +128,8 @@ class Placement:
 
 def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Placement:
     """Chooses the placement, or refuses with the numbers. A host must fit on one node; shares of nodes do not add up to one."""
-    need = Node(config.cpus_per_host, config.gpus_per_host, demand.host_bytes)
-    # Edges are taken to be on the node with the most memory, where Ray is most likely to put them.
-    first, *others = sorted(nodes, key=lambda node: -node.memory_bytes)
-    with_edges = Node(first.cpus, first.gpus, max(0, first.memory_bytes - demand.edges_bytes))
-    most = sum(capacity(node, need) for node in (with_edges, *others))
+    need = _need(config, demand)
+    most = room(config, nodes, demand)
     wanted = _wanted(config, demand, most)
     if wanted > most or most < 1:
         raise ResourceError(
@@ -151,6 +148,22 @@ def decide(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> Plac
     )
 
 
+def room(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand) -> int:
+    """Hosts that there is room for."""
+    # Edges are taken to be on the node with the most memory, where Ray is most likely to put them.
+    first, *others = sorted(nodes, key=lambda node: -node.memory_bytes)
+    with_edges = Node(first.cpus, first.gpus, max(0, first.memory_bytes - demand.edges_bytes))
+    return sum(capacity(node, _need(config, demand)) for node in (with_edges, *others))
+
+
+def shares(config: RuntimeConfig, nodes: Sequence[Node], demand: Demand, runs: int) -> tuple[int, int | Literal["auto"]]:
+    """How many such runs fit side by side, `runs` at most and one at least, and the hosts that each of them is given."""
+    most = room(config, nodes, demand.model_copy(update={"num_servers": runs * demand.num_servers}))
+    share = most // runs if config.hosts == "auto" else config.hosts
+    hosts = demand.num_clients if config.placement == "dedicated" else max(1, min(share, demand.clients_per_round))
+    return max(1, min(runs, most // hosts)), config.hosts if config.placement == "dedicated" else hosts
+
+
 def store_size(wanted_bytes: int, memory_bytes: int) -> int:
     """Bytes of an object store started on a machine with so much memory; what `plan` says and `run` does."""
     return min(wanted_bytes, int(STORE_SHARE * memory_bytes))
@@ -162,6 +175,10 @@ def capacity(node: Node, need: Node) -> int:
     if need.gpus > 0:
         fits.append(math.floor(node.gpus / need.gpus + 1e-6))
     return min(fits)
+
+
+def _need(config: RuntimeConfig, demand: Demand) -> Node:
+    return Node(config.cpus_per_host, config.gpus_per_host, demand.host_bytes)
 
 
 def _wanted(config: RuntimeConfig, demand: Demand, most: int) -> int:
