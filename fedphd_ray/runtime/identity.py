@@ -28,6 +28,8 @@ class Identity(BaseModel):
         run: a random name, in every checkpoint of the run.
         data_sha256: of images and labels.
         settings: the resolved configuration.
+        pretrained_sha256: of the parameters that `model.pretrained` named; None without, and in runs from before that was written
+            down.
         began: when, in UTC; empty in runs from before that was written down.
         precision: of local training, as it was decided when the run began; None in runs from before there was a choice.
     """
@@ -38,6 +40,7 @@ class Identity(BaseModel):
     data_sha256: str
     settings: dict[str, Any]
     precision: Precision | None = None
+    pretrained_sha256: str | None = None
     began: str = ""
 
     @classmethod
@@ -48,6 +51,7 @@ class Identity(BaseModel):
             data_sha256=experiment.dataset.content_hash,
             settings=dict(experiment.settings),
             precision=precision,
+            pretrained_sha256=_pretrained(experiment),
             began=utc_now(),
         )
 
@@ -99,6 +103,8 @@ class Identity(BaseModel):
             changed.append(f"schedule.rounds: {rounds} instead of {former}")
         if not changed and new["data_sha256"] != self.data_sha256:
             changed.append("the images and labels of the data set")
+        if not changed and self.pretrained_sha256 not in (None, _pretrained(experiment)):
+            changed.append("the parameters of the network that model.pretrained names")
         if changed:
             raise UserError(
                 str(directory),
@@ -116,6 +122,11 @@ class Identity(BaseModel):
         if threads != were:
             notes.append(f"runtime.threads_per_host is {threads} and was {were}: the last bits will differ")
         return self.model_copy(update=new), notes
+
+
+def _pretrained(experiment: Experiment) -> str | None:
+    saved = experiment.spec.pretrained
+    return None if saved is None else saved.sha256
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

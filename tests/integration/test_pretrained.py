@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from federations import Recorder, federate, tiny
 from made_files import stock
+from safetensors.torch import load_file, save_file
 
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.unet import PrunedUNet2DModel, load_unet
@@ -136,3 +137,19 @@ def test_a_model_that_changes_under_a_run_is_refused(tmp_path: Path) -> None:
     changed.save_pretrained(tmp_path / "foreign")
     with pytest.raises(UserError, match="another one"):
         spec.pretrained.state()
+
+
+def test_a_run_does_not_go_on_from_another_network_in_the_same_place(tmp_path: Path) -> None:
+    """It has no checkpoint yet, or is resumed for more rounds: what it began with decides its result."""
+    runs.run(tiny(**KINDS["dense"]).build(), tmp_path / "first", Recorder())
+    again = continued(tmp_path / "first", checkpoint={"every": 1, "keep": 2})
+    runs.run(again.build(), tmp_path / "second", Recorder(), config_yaml=again.to_yaml())
+    longer = again.model_copy(update={"schedule": again.schedule.model_copy(update={"rounds": 6})})
+    weights = tmp_path / "first/model/diffusion_pytorch_model.safetensors"
+    kept = weights.read_bytes()
+    changed = {name: value * 1.01 for name, value in load_file(weights).items()}
+    save_file(changed, weights)
+    with pytest.raises(UserError, match=r"parameters of the network that model\.pretrained names"):
+        runs.resume(longer.build(), tmp_path / "second", Recorder())
+    weights.write_bytes(kept)
+    assert runs.resume(longer.build(), tmp_path / "second", Recorder()).rounds == 6
