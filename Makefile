@@ -39,7 +39,7 @@ reliability: $(STAMP)  ## every fault in every phase, into the table of docs/rel
 	$(BIN)/python tests/reliability/table.py
 
 site: $(STAMP)  ## the documentation as a site, in build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """What a client makes of its images when it is asked how much channels matter."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +12,8 @@ from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.prune import groups_of
 from fedphd_ray.federation.training.batches import Examples
 from fedphd_ray.federation.training.importance import Scorer, Scoring
+from fedphd_ray.federation.training.local_training import LocalResult
+from fedphd_ray.federation.update import Update
 from fedphd_ray.pruning.importance import gradient_scores
 from fedphd_ray.seeds import Purpose, torch_generator
 
@@ -81,3 +86,12 @@ def test_what_goes_through_the_network_at_once_changes_rounding_only() -> None:
     whole = scorer("diff_pruning", least=0.998).scores(own, 0, received, Examples(images()), (2, 1))
     pieces = scorer("diff_pruning", least=0.998, at_once=2).scores(own, 0, received, Examples(images()), (2, 1))
     torch.testing.assert_close(pieces, whole, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_make_a_training_unusable(worst: float) -> None:
+    """They would make the sum of all clients' scores useless, and with it the choice of channels."""
+    received, scores = torch.zeros(4), torch.tensor([1.0, worst, 2.0])
+    result = LocalResult(Update.whole(torch.ones(4), received), {}, 0.5, 1, 4, None, scores)
+    assert result.why_unusable(received) == "the importance of its channels holds non-finite values"
+    assert not replace(result, importance=torch.tensor([1.0, 0.0, 2.0])).why_unusable(received)
