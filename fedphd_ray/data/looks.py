@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from fedphd_ray.errors import ConfigError
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng, torch_generator
 from fedphd_ray.tensors import signed
@@ -21,7 +22,8 @@ class FeatureSkew(Section):
         hue_degrees: rotation of the colours about the grey axis, either way; grey images have none.
         rotation_degrees: of the image, either way, about its centre.
         noise: largest standard deviation of noise, in parts of the range from black to white; the same every round.
-        groups: clients c with the same c modulo so many share a look; null gives each its own.
+        groups: clients c with the same c modulo so many (hospitals, regions) share a look; null gives each its own.
+        own_share: how far a client's look may be from its group's: 0 is the group's, 1 is all its own.
     """
 
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -29,11 +31,26 @@ class FeatureSkew(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     groups: PositiveInt | None = None
+    own_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _groups_to_be_apart_from(self) -> Self:
+        if self.own_share and self.groups is None:
+            raise ConfigError(
+                "data.feature_skew.own_share",
+                expected="0 without data.feature_skew.groups: every look is a client's own then",
+                found=f"{self.own_share:g}",
+            )
+        return self
 
     def look(self, client: int, seed: int) -> "Look":
         """A client's."""
         key = client if self.groups is None else client % self.groups
-        light, hue, turn, grain = numpy_rng(seed, Purpose.LOOKS, key).uniform(-1, 1, 4)
+        drawn = numpy_rng(seed, Purpose.LOOKS, key).uniform(-1, 1, 4)
+        if self.own_share:
+            own = numpy_rng(seed, Purpose.LOOKS, client, 2).uniform(-1, 1, 4)
+            drawn = (1 - self.own_share) * drawn + self.own_share * own
+        light, hue, turn, grain = drawn
         return Look(
             brightness=1 + self.brightness * float(light),
             hue=math.radians(self.hue_degrees * float(hue)),

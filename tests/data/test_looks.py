@@ -8,6 +8,7 @@ import torch
 from federations import federate, reference, shapes, tiny
 
 from fedphd_ray.data.looks import FeatureSkew, Look
+from fedphd_ray.errors import ConfigError
 
 PLAIN = {"brightness": 1.0, "hue": 0.0, "rotation": 0.0, "noise": 0.0, "client": 3, "seed": 1}
 
@@ -28,6 +29,22 @@ def test_looks_are_drawn_once_and_shared_by_groups() -> None:
     assert np.std([one.brightness for one in drawn]) == pytest.approx(0.5 / math.sqrt(3), rel=0.15)
     grouped = skew.model_copy(update={"groups": 2})
     assert grouped.look(0, 7).hue == grouped.look(4, 7).hue != grouped.look(1, 7).hue
+
+
+def test_looks_at_two_levels() -> None:
+    """A group's look, and its clients' about it: no bit of a group's look is another when clients have a share of their own."""
+    skew = FeatureSkew(brightness=0.5, hue_degrees=90, groups=4, own_share=0.25)
+    hues = np.array([[skew.look(client, 7).hue for client in range(group, 800, 4)] for group in range(4)])
+    whole = FeatureSkew(brightness=0.5, hue_degrees=90, groups=4)
+    centres = np.array([whole.look(group, 7).hue for group in range(4)])
+    assert hues.mean(1) == pytest.approx(0.75 * centres, abs=0.05)
+    assert hues.std(1) == pytest.approx(np.full(4, 0.25 * math.pi / 2 / math.sqrt(3)), rel=0.15)
+    assert np.abs(hues).max() <= math.pi / 2
+    assert skew.look(5, 7) == skew.look(5, 7) != skew.look(1, 7)
+    alone = FeatureSkew(brightness=0.5, hue_degrees=90, groups=4, own_share=1.0)
+    assert abs(np.corrcoef([alone.look(client, 7).hue for client in range(400)], np.tile(centres, 100))[0, 1]) < 0.2
+    with pytest.raises(ConfigError, match="groups"):
+        FeatureSkew(brightness=0.5, own_share=0.5)
 
 
 def test_without_deviations_images_are_what_they_were() -> None:
