@@ -54,8 +54,8 @@ def main() -> None:
     except Stopped as stopped:
         STOPPING.finish(str(stopped), stopped.exit_code)
     except BaseException as error:
-        if STOPPING.asked is not None:  # foreign code has made something else of it
-            STOPPING.finish(str(STOPPING.asked), STOPPING.asked.exit_code)
+        if (asked := STOPPING.heard()) is not None:  # foreign code has made something else of it
+            STOPPING.finish(str(asked), asked.exit_code)
         if isinstance(error, FedPhDError):
             errors.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
             sys.exit(error.exit_code)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from fedphd_ray.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HEAR_SECONDS = 0.2  # for the thread that hears of signals to have its turn
 GRACE_SECONDS = 1.0  # `ray job stop` kills after three, and a busy machine takes its time
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -41,6 +42,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._asked: Stopped | None = None
+        self._heard = threading.Event()
         self._ending = threading.Lock()
         self._writer = -1
         self._hints: list[Hint] = []
@@ -49,6 +51,11 @@ class Stopping:
     @property
     def asked(self) -> Stopped | None:
         """Set from the moment that somebody asked."""
+        return self._asked
+
+    def heard(self) -> Stopped | None:
+        """The same, for whoever has caught an error: while Ray starts, handlers of its own raise something else at a signal."""
+        self._heard.wait(HEAR_SECONDS)
         return self._asked
 
     @contextlib.contextmanager
@@ -138,9 +145,8 @@ class Stopping:
         """The handler, in the main thread; asked a second time the process ends at once."""
         if self._asked is not None and frame is not None and self._asked.raised:
             self.finish(str(self._asked), self._asked.exit_code)
-        self._asked = self._asked or Stopped(signal.Signals(number).name, number)
-        self._asked.raised = True
-        raise self._asked
+        self._ask(number).raised = True
+        raise self._ask(number)
 
     def _hear(self, reader: int) -> None:
         number = 0
@@ -149,9 +155,15 @@ class Stopping:
                 os.close(reader)
                 return
             number = heard[0]
-        self._asked = self._asked or Stopped(signal.Signals(number).name, number)
+        asked = self._ask(number)
         time.sleep(GRACE_SECONDS)
-        self.finish(str(self._asked), self._asked.exit_code)
+        self.finish(str(asked), asked.exit_code)
+
+    def _ask(self, number: int) -> Stopped:
+        """The first time counts."""
+        self._asked = self._asked or Stopped(signal.Signals(number).name, number)
+        self._heard.set()
+        return self._asked
 
 
 STOPPING = Stopping()

@@ -23,7 +23,7 @@ from fedphd_ray.stopping import Stopping
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 LONG: dict[str, object] = {"schedule": {"rounds": 5000}, "pruning": {"round": 2500}}
 AT = """
-import os, signal, sys
+import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from phases import IN_ONE_PROCESS, at_first_entry
 import fedphd_ray.runtime.run as run_module
@@ -36,6 +36,19 @@ elif phase == "building":
     from fedphd_ray.data.sources import Shapes
     original = Shapes.load
     Shapes.load = lambda *a: (strike(), original(*a))[1]
+elif phase in ("foreign handler", "wrapped"):
+    from fedphd_ray.data.sources import Shapes
+    def load(*a):
+        signal.signal(number, signal.default_int_handler)  # as while Ray starts
+        try:
+            strike()
+        except KeyboardInterrupt:
+            if phase == "wrapped":
+                raise RuntimeError("what others make of it")
+            raise
+    Shapes.load = load
+    read = os.read
+    os.read = lambda *a: (read(*a), time.sleep(0.03))[0]  # the thread that hears of signals has its turn late
 elif phase == "swallowed":
     from fedphd_ray.federation.training.local_training import LocalTrainer
     original = LocalTrainer.train
@@ -92,6 +105,17 @@ def test_every_phase_is_ended(phase: str, tmp_path: Path) -> None:
     assert f"stopped by SIGTERM{'' if phase == 'building' else '; `fedphd resume'}" in said
     assert "Traceback" not in said
     assert seconds < on_this_machine(3.0)
+
+
+@pytest.mark.parametrize("phase", ["foreign handler", "wrapped"])
+def test_a_signal_that_others_have_taken_is_heard_all_the_same(phase: str, tmp_path: Path) -> None:
+    """Its error may arrive before the thread that hears of signals does."""
+    config = write_config(tmp_path, runtime={"backend": "local"})
+    code, said, _ = struck(phase, signal.SIGINT, tmp_path, "run", config, "--out", tmp_path / "run")
+    assert code == 130
+    assert said.count("stopped by SIGINT") == 1
+    assert "Traceback" not in said
+    assert "error" not in said
 
 
 class Terminal:
