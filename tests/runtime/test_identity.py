@@ -200,11 +200,18 @@ NO_BOOKS = {"a pipe, not a file": os.mkfifo, "a directory, not a file": Path.mkd
 BOOKS = ["metrics.jsonl", "quality.jsonl", "ledger/round-000002.parquet", "clients/round-000002.parquet"]
 
 
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    chosen = method("fedphd", **EVERY_ROUND, evaluation={"every": 2, "num_samples": 4, "steps": 2})
+    return stopped(chosen, tmp_path_factory.mktemp("judged") / "run")
+
+
 @pytest.mark.parametrize("found", NO_BOOKS)
 @pytest.mark.parametrize("book", BOOKS)
-def test_what_is_no_book_is_refused(book: str, found: str, tmp_path: Path) -> None:
+def test_what_is_no_book_is_refused(book: str, found: str, judged: Path, tmp_path: Path) -> None:
     """Whichever command reads it."""
-    run = stopped(method("fedphd", **EVERY_ROUND, evaluation={"every": 2, "num_samples": 4, "steps": 2}), tmp_path / "run")
+    run = tmp_path / "run"
+    shutil.copytree(judged, run)
     (run / book).unlink()
     NO_BOOKS[found](run / book)
     assert found in fedphd_in_process("resume", run, code=2)
