@@ -104,18 +104,17 @@ def compare(
     found = [(contender, *placed(contender, config, out)) for contender, config in runs]
     for _, config, directory in found:
         _refuse_another_run(config, directory)
-    todo = []
+    jobs = []
     for contender, config, directory in found:
         title, experiment = f"{contender.label}, seed {config.seed}", config.build(say)  # all are looked at before one runs
         if Summary.read(directory) is not None:
             say(f"{title}: finished before, in {directory}")
         else:
-            todo.append((Job(title, config, directory), Needs.of(experiment)))
-    jobs = [job for job, _ in todo]
+            jobs.append(Job(title, config, directory, Needs.of(experiment)))
     if at_once > 1 and len(jobs) > 1:
         run_side_by_side(jobs, at_once, say)
     else:
-        with shared_actors([needs for _, needs in todo], say) as pool:
+        with shared_actors([job.needs for job in jobs], say) as pool:
             for job in jobs:
                 say(job.title)
                 with reporter(job.title, job.config) as progress:

@@ -23,11 +23,12 @@ END_SECONDS = 10.0  # for a run that is asked to stop
 
 @dataclass(frozen=True)
 class Job:
-    """A run: what it is called, its configuration, and its directory, in which it may have begun before."""
+    """A run: what it is called, its configuration, its directory, in which it may have begun before, and what it needs of Ray."""
 
     title: str
     config: Config
     directory: Path
+    needs: Needs
 
 
 def run_side_by_side(jobs: Sequence[Job], at_once: int, say: Say) -> None:
@@ -42,14 +43,14 @@ def run_side_by_side(jobs: Sequence[Job], at_once: int, say: Say) -> None:
 
     Raises:
         RunFailedError: one has failed; the others are stopped, and can be resumed.
+        UserError: their `runtime` sections differ.
     """
-    first = jobs[0].config.build(say)
-    with shared_session([Needs.of(first)]) as session:
-        hosts, environment = first.runtime.hosts, dict[str, str]()
+    with shared_session([job.needs for job in jobs], at_once) as session:
+        hosts, environment = jobs[0].config.runtime.hosts, dict[str, str]()
         if session is not None:
-            at_once, hosts = session.shares(first, at_once)
+            largest = max(jobs, key=lambda job: job.needs.store_bytes)
+            at_once, hosts = session.shares(largest.config.build(say), at_once)
             environment = session.environment
-        del first  # and its images
         say(f"{min(at_once, len(jobs))} runs at once")
         with tempfile.TemporaryDirectory() as folder, _running() as running:
             waiting, began, done = deque(enumerate(jobs)), time.monotonic(), 0

@@ -104,11 +104,11 @@ class Session:
 
 
 @contextlib.contextmanager
-def shared_session(needs: Sequence[Needs]) -> Iterator[Session | None]:
-    """Ray, joined or started, for runs with the same `runtime`; None where that needs no Ray."""
+def shared_session(needs: Sequence[Needs], at_once: int = 1) -> Iterator[Session | None]:
+    """Ray, joined or started, for runs with the same `runtime`, so many at a time; None where that needs no Ray."""
     runtime = needs[0].runtime
     if any(need.runtime != runtime for need in needs):
-        raise UserError("runtime", expected="the same for all runs that share actors", found="different sections")
+        raise UserError("runtime", expected="the same for all runs that share Ray", found="different sections")
     if runtime.backend == "local":
         yield None
         return
@@ -116,7 +116,7 @@ def shared_session(needs: Sequence[Needs]) -> Iterator[Session | None]:
     prepare_environment()
     from fedphd_ray.runtime.on_ray import checks, session  # noqa: PLC0415
 
-    store_bytes = store_size(max(need.store_bytes for need in needs), this_machine().memory_bytes)
+    store_bytes = store_size(at_once * max(need.store_bytes for need in needs), this_machine().memory_bytes)
     with session.ray_session(f"fedphd-{needs[0].name}-{secrets.token_hex(4)}", store_bytes):
         checks.require_labels(runtime.edge_labels)
         yield Session(session.address(), checks.cluster_nodes())

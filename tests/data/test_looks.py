@@ -32,7 +32,7 @@ def test_looks_are_drawn_once_and_shared_by_groups() -> None:
 
 
 def test_looks_at_two_levels() -> None:
-    """A group's look, and its clients' about it: no bit of a group's look is another when clients have a share of their own."""
+    """A group's look, and its clients' looks about it."""
     skew = FeatureSkew(brightness=0.5, hue_degrees=90, groups=4, own_share=0.25)
     hues = np.array([[skew.look(client, 7).hue for client in range(group, 800, 4)] for group in range(4)])
     whole = FeatureSkew(brightness=0.5, hue_degrees=90, groups=4)

@@ -12,7 +12,7 @@ from processes import command_line, descendants, environment, fedphd, on_this_ma
 
 from fedphd_ray import comparison
 from fedphd_ray.contenders import contenders
-from fedphd_ray.errors import RunFailedError
+from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.runtime.run_directory import Summary
 from fedphd_ray.runtime.status import Status
 
@@ -59,7 +59,7 @@ def test_the_figures_are_those_of_one_run_after_the_other(config: Path, tmp_path
     assert sum("finished before" in line for line in said) == 3
 
 
-def test_the_first_that_fails_ends_the_others_and_they_go_on_later(config: Path, tmp_path: Path) -> None:
+def test_the_first_that_fails_ends_the_others(config: Path, tmp_path: Path) -> None:
     longer = "schedule.rounds=1000:pruning.mode=none"
     fails = "failures={quorum: 1.0, client_retries: 0}:faults=[{kind: nan, round: 20, client: 0}]:schedule.rounds=30"
     everybody = "schedule.clients_per_round=6"
@@ -91,6 +91,12 @@ def test_runs_on_ray_share_a_session(config: Path, tmp_path: Path) -> None:
     assert [own["hosts"] for own in settings] == [2, 2]  # a half of the four that two cores have room for
     compared(config, tmp_path / "here", "fedphd,fedavg", 2)
     assert digests(out, "fedphd", "fedavg") == digests(tmp_path / "here", "fedphd", "fedavg")
+
+
+def test_runs_of_different_runtimes_are_refused(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="runtime"):
+        compared(config, tmp_path / "out", "fedavg:runtime.hosts=1,fedprox", 2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_signal_ends_all_of_them(config: Path, tmp_path: Path) -> None:
