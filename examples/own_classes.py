@@ -9,8 +9,11 @@ from torch import Tensor
 from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
 from fedphd_ray.federation.channel.compression import LossyCodec
 from fedphd_ray.federation.planning.sampling import Clients, Draw, SamplingRule
+from fedphd_ray.pruning.criteria import Criterion
+from fedphd_ray.pruning.groups import ChannelGroup
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.base import LocalMethod, LocalStart
+from fedphd_ray.tensors import State
 
 
 class OnLeash(LocalMethod):
@@ -35,6 +38,19 @@ class Leash(Strategy):
     def local_method(self, start: LocalStart) -> LocalMethod:
         """The client half."""
         return OnLeash(start, self.length)
+
+
+class Loudest(Criterion):
+    """Channels stay whose largest weight is largest; a criterion may also ask the clients (`asks_clients`, `of_products`)."""
+
+    def scores(self, group: ChannelGroup, state: State, generator: torch.Generator) -> Tensor:
+        """Over all weights that carry a channel."""
+        weights = [
+            state[member.parameter].narrow(member.dim, member.offset, group.num_channels).transpose(0, member.dim).flatten(1)
+            for member in group.members
+            if state[member.parameter].ndim > 1
+        ]
+        return torch.stack([weight.abs().amax(1) for weight in weights]).amax(0)
 
 
 class LargestFirst(SamplingRule):

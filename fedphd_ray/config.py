@@ -37,7 +37,7 @@ from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
 from fedphd_ray.saying import Say, unheard
 from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
-from fedphd_ray.strategies import AnyStrategy, FedPhD
+from fedphd_ray.strategies import AnyStrategy, FedPhD, Strategy
 from fedphd_ray.validation import explained
 from fedphd_ray.yaml_files import dump_yaml
 
@@ -103,7 +103,7 @@ class Config(Section):
             client_rows=ClientRows.of(indices),
             spec=spec,
             process=NoiseProcess(self.process),
-            strategy=self.strategy,
+            strategy=self.method,
             hierarchy=self.hierarchy,
             schedule_config=self.schedule,
             local=self.local,
@@ -118,6 +118,11 @@ class Config(Section):
             codecs=Codecs.of(self.communication, self.hierarchy.topology(), self.seed),
             submodels=self.submodels,
         )
+
+    @property
+    def method(self) -> Strategy:
+        """The strategy as it is run: with normalised updates where the policy asks for that."""
+        return self.strategy.model_copy(update={"normalise_steps": True}) if self.schedule.policy.normalises else self.strategy
 
     def settings(self) -> dict[str, object]:
         """The resolved configuration as plain values."""

@@ -7,7 +7,9 @@ from fedphd_ray.diffusion.process import load_process
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel import communication
 from fedphd_ray.federation.planning.policies import Buffered
+from fedphd_ray.records import Kind
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.strategies import Strategy
 
 if TYPE_CHECKING:
     from fedphd_ray.config import Config
@@ -24,6 +26,7 @@ def require_fit(config: "Config") -> None:
     config.pruning.require_fit(config.schedule.rounds)
     _check_hierarchy(config)
     _check_strategy(config)
+    _check_normalisation(config)
     if config.data.drift is not None and (config.strategy.keeps_parts_private or config.strategy.keeps_personal_models):
         raise ConfigError(
             "data.drift",
@@ -34,7 +37,7 @@ def require_fit(config: "Config") -> None:
         raise ConfigError(
             "pruning.criterion",
             expected="group_l2, group_l1 or random where there is a section submodels: not every client has every channel",
-            found=config.pruning.criterion,
+            found=config.pruning.criterion.name,
         )
     if config.submodels is not None:
         buffered = isinstance(config.schedule.policy, Buffered)
@@ -102,14 +105,9 @@ def _check_devices(config: "Config") -> None:
             remedy="for example devices: {preset: phones}",
         )
     outages = () if config.devices is None else config.devices.edges.outages
-    if outages and (
-        isinstance(config.schedule.policy, Buffered) or max(out.edge for out in outages) >= config.hierarchy.num_edges
-    ):
-        raise ConfigError(
-            "devices.edges.outages",
-            expected=f"edges that there are, 0 to {config.hierarchy.num_edges - 1}, and a policy with rounds",
-            found=f"edge {max(out.edge for out in outages)}, and policy {config.schedule.policy.name}",
-        )
+    if (most := max((out.edge for out in outages), default=-1)) >= config.hierarchy.num_edges:
+        there = f"edges that there are, 0 to {config.hierarchy.num_edges - 1}" if config.hierarchy.num_edges else "none: no edges"
+        raise ConfigError("devices.edges.outages", expected=there, found=f"edge {most}")
     if config.schedule.sampler.needs_times and config.devices is None:
         raise ConfigError(
             "schedule.sampler",
@@ -117,13 +115,35 @@ def _check_devices(config: "Config") -> None:
             found=config.schedule.sampler.name,
             remedy="for example devices: {preset: phones}",
         )
-    pairs = config.strategy.reported_parts(range(4), numpy_rng(config.seed, Purpose.REPORTED_PARTS))
-    if isinstance(config.schedule.policy, Buffered) and pairs:
+    if isinstance(config.schedule.policy, Buffered) and _shares_parts(config.strategy):
         raise ConfigError(
             "schedule.policy",
             expected="a policy with rounds, where the clients of a round share the parts of the model among themselves",
             found=config.schedule.policy.name,
             remedy="take another policy, or another mode of the strategy",
+        )
+
+
+def _shares_parts(strategy: Strategy) -> bool:
+    """Whether the clients of a round share the parts of the model among themselves."""
+    return bool(strategy.reported_parts(range(4), numpy_rng(0, Purpose.REPORTED_PARTS)))
+
+
+def _check_normalisation(config: "Config") -> None:
+    """One factor undoes the division of all updates by their steps: it must be the same for all of the model."""
+    method = config.method
+    reasons = {
+        f"the server of {method.name} goes by the sum of the updates as they are": method.takes_sums,
+        "clients report different parts of the model": _shares_parts(method),
+        "clients train different shares of the model": config.submodels is not None or Kind.COVERAGE in method.clients_send,
+    }
+    if method.normalise_steps and (found := [reason for reason, holds in reasons.items() if holds]):
+        by_policy = not config.strategy.normalise_steps
+        raise ConfigError(
+            "schedule.policy.normalise" if by_policy else "strategy.normalise_steps",
+            expected="false here",
+            found=f"true, though {found[0]}",
+            remedy="set it to false" if method.name != "fednova" else "take another strategy",
         )
 
 

@@ -28,7 +28,8 @@ class Flight(NamedTuple):
         ended: when it was done, was gone, or was told to stop.
         received: share of the model that reached it.
         sent: share of its update that it sent.
-        fate: empty where its update is used; else why not, in a word: `gone`, `late`, `surplus`.
+        fate: empty where its update is used; else why not, in a word: `gone`, `late`, `surplus`, `stale`, `stranded`,
+            `unfinished`.
     """
 
     client: int
@@ -117,9 +118,11 @@ class RoundPlan:
     sim_seconds: float = 0.0
 
     @property
-    def asked(self) -> tuple[int, ...]:
-        """Everybody who has been sent something for this round."""
-        return tuple(self.edge_of) if not self.flights else tuple(flight.client for flight in self.flights)
+    def asked(self) -> dict[int, int]:
+        """Everybody who has been sent something for this round -> the round in which that was."""
+        if not self.flights:
+            return dict.fromkeys(self.edge_of, self.round)
+        return {flight.client: flight.version for flight in self.flights}
 
     def width(self, client: int) -> float:
         """Share of the channels that a client trains."""

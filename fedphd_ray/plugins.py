@@ -20,6 +20,7 @@ from fedphd_ray.sections import Section
 from fedphd_ray.validation import explained
 
 GROUP = "fedphd_ray.plugins"
+_NAMING = ("name", "codec", "criterion")  # keys whose value may be a path; a codec or a criterion may be its name alone
 TRUSTED = "trusted"  # in the context of a validation: the paths that may be imported; without it all may be
 
 
@@ -108,7 +109,7 @@ def imported(path: str, where: str, trusted: Collection[str] | None = None) -> o
 def named_in(tree: object) -> set[str]:
     """The dotted paths that a configuration tree names."""
     if isinstance(tree, Mapping):
-        own = {value for key, value in tree.items() if key in ("name", "codec") and isinstance(value, str) and ":" in value}
+        own = {value for key, value in tree.items() if key in _NAMING and isinstance(value, str) and ":" in value}
         return own.union(*map(named_in, tree.values()))
     return set().union(*map(named_in, tree)) if isinstance(tree, list | tuple) else set()
 

@@ -180,8 +180,8 @@ class Replay:
 
     def _count_clients(self, plan: RoundPlan) -> None:
         topology, cohort, workload = self._experiment.topology, plan.edge_of, self._workload()
-        speaking = len(topology.aggregators) - len(plan.away)
-        self._add(topology.to_client, len(plan.asked) * speaking, statistics(self._counts))
+        heard = [len(topology.aggregators) - len(self._experiment.schedule.away(round)) for round in plan.asked.values()]
+        self._add(topology.to_client, sum(heard), statistics(self._counts))
         for row in lost_rows(plan, workload) if plan.flights else ():
             self._bytes[row.hop] += row.num_bytes
         downloads = Counter((client in self._with_state, client in self._owed, plan.width(client)) for client in cohort)

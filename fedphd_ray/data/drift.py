@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from fedphd_ray.data.partition import counts_by_client
-from fedphd_ray.population import ClientRows
+from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.sections import Section
 
 
@@ -48,7 +48,7 @@ class Ownership:
     labels: NDArray[np.int64]
     num_classes: int
     drift: Drift | None = None
-    _known: dict[int, tuple[ClientRows, NDArray[np.int64]]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[int, tuple[ClientRows, Population]] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, round: int) -> ClientRows:
         """The rows of each client."""
@@ -56,12 +56,16 @@ class Ownership:
 
     def label_counts(self, round: int) -> NDArray[np.int64]:
         """Images per client and class, int64 [num_clients, num_classes]."""
+        return self.population(round).label_counts
+
+    def population(self, round: int) -> Population:
+        """What the cloud knows of them: one object as long as nothing changes, so that its sums are taken once."""
         return self._in(round)[1]
 
-    def _in(self, round: int) -> tuple[ClientRows, NDArray[np.int64]]:
+    def _in(self, round: int) -> tuple[ClientRows, Population]:
         given = 0 if self.drift is None else self.drift.given_by(round) % len(self.labels)
         if given not in self._known:
             self._known.clear()  # rounds come one after another
             moved = ClientRows(self.rows.offsets, np.roll(self.rows.rows, -given)) if given else self.rows
-            self._known[given] = moved, counts_by_client(self.labels, moved, self.num_classes)
+            self._known[given] = moved, Population(counts_by_client(self.labels, moved, self.num_classes))
         return self._known[given]

@@ -17,7 +17,7 @@ from fedphd_ray.plans import Flight
 TIE = 1e-12  # relative: events closer than that are simultaneous
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One client on its way. Sizes in bytes, work and times in seconds.
 

@@ -6,6 +6,7 @@ runs no code.
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
@@ -152,7 +153,7 @@ def _key(images: Pixels, extractor: Extractor) -> str:
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """What was cached; None if it is not there or not whole."""
     try:
-        cached = safetensors.torch.load(path.read_bytes())["features"]
+        cached = safetensors.torch.load(read_regular(path, 4 * math.prod(shape) + MIB))["features"]
     except (OSError, SafetensorError, KeyError):
         return None
     return cached if cached.shape == shape and cached.dtype == torch.float32 else None

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedphd_ray.cache import write_cached
+from fedphd_ray.files import MIB, read_regular
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
 from fedphd_ray.tensors import Pixels, as_tensor, signed
 from fedphd_ray.threads import torch_threads
@@ -128,7 +129,7 @@ def _read(path: Path, channels: int, image_size: int, num_classes: int) -> Featu
     with torch.device("meta"):  # nothing is drawn for parameters that are replaced
         network = FeatureNetwork(channels, image_size, num_classes)
     try:
-        network.load_state_dict(safetensors.torch.load(path.read_bytes()), assign=True)
+        network.load_state_dict(safetensors.torch.load(read_regular(path, 64 * MIB)), assign=True)
     except (OSError, SafetensorError, RuntimeError):
         return None
     return network.eval().requires_grad_(False)

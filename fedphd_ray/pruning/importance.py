@@ -1,16 +1,13 @@
 """How much channels matter, and the penalty that pushes unimportant ones towards zero before they are pruned."""
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedphd_ray.pruning.groups import CLASS_TABLE, ChannelGroup
-from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.tensors import State
 
 PenaltyForm = Literal["channel", "layer"]
@@ -21,22 +18,6 @@ _SMALLEST_NORM = 1e-12
 
 Importance = Callable[[ChannelGroup, State], Tensor]
 """Scores of a group's channels [num_channels]; the lowest go."""
-Criterion = Literal["group_l2", "group_l1", "random", "taylor", "diff_pruning"]
-BY_GRADIENTS = frozenset({"taylor", "diff_pruning"})
-"""Those that need data, which the clients have."""
-
-
-def importance_by(criterion: Criterion, seed: int, version: int) -> Importance:
-    """What a criterion that needs no data says of channels.
-
-    Args:
-        criterion: `group_l2` (the paper), `group_l1`, or `random`, which looks at no weight.
-        seed: of the run, for `random`.
-        version: of the architecture that the pruning leads to; likewise.
-    """
-    if criterion == "group_l2":
-        return group_l2_importance
-    return group_l1_importance if criterion == "group_l1" else partial(_drawn, seed, version)
 
 
 def group_l2_importance(group: ChannelGroup, state: State) -> Tensor:
@@ -54,12 +35,6 @@ def group_l1_importance(group: ChannelGroup, state: State) -> Tensor:
     return _magnitude(group, state, torch.abs)
 
 
-def _drawn(seed: int, version: int, group: ChannelGroup, state: State) -> Tensor:
-    """Uniform random scores, the same for the same group of the same pruning."""
-    generator = torch_generator(seed, Purpose.PRUNING, version, zlib.crc32(group.name.encode()))
-    return torch.rand(group.num_channels, generator=generator, dtype=torch.float64)
-
-
 def _magnitude(group: ChannelGroup, state: State, of: Callable[[Tensor], Tensor]) -> Tensor:
     total = torch.zeros(group.num_channels, dtype=torch.float64)
     for member in group.members:
@@ -70,39 +45,8 @@ def _magnitude(group: ChannelGroup, state: State, of: Callable[[Tensor], Tensor]
     return total / total.mean().clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def gradient_scores(criterion: Criterion, groups: Sequence[ChannelGroup], state: State, gradient: State) -> Tensor:
-    """First-order change of the loss without each channel, float32 [num_channels of all groups], group after group.
-
-    Of the products of weight and gradient of all weights that carry a channel, `taylor` adds up the absolute values (Molchanov et
-    al. 2019, arXiv 1906.10771, as torch-pruning's default), `diff_pruning` the squares, and the absolute values of its norms
-    (Fang et al. 2023, arXiv 2305.10924). Biases and the table of classes do not count.
-
-    Args:
-        criterion: one of `BY_GRADIENTS`.
-        groups: of the network.
-        state: its parameters.
-        gradient: of the loss, by the same names.
-    """
-    products = {name: weight.detach() * gradient[name] for name, weight in state.items()}
-    return torch.cat([_of_products(criterion, group, products) for group in groups])
-
-
-def _of_products(criterion: Criterion, group: ChannelGroup, products: State) -> Tensor:
-    total = torch.zeros(group.num_channels)
-    for member in group.members:
-        if member.parameter == CLASS_TABLE or not member.parameter.endswith("weight"):
-            continue
-        part = products[member.parameter].narrow(member.dim, member.offset, group.num_channels)
-        if part.ndim > 1:
-            part = part.transpose(0, member.dim).flatten(1)
-            total += (part.square() if criterion == "diff_pruning" else part.abs()).sum(1).cpu()
-        elif criterion == "diff_pruning":
-            total += part.abs().cpu()
-    return total
-
-
 def importance_from(scores: Tensor, groups: Sequence[ChannelGroup]) -> Importance:
-    """What scores of all channels say, group after group as in `gradient_scores`."""
+    """What scores of all channels say, group after group as in `criteria.gradient_scores`."""
     lengths = [group.num_channels for group in groups]
     by_name = dict(zip((group.name for group in groups), scores.double().split(lengths), strict=True))
     return lambda group, state: by_name[group.name]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.pruning.importance import BY_GRADIENTS, Criterion
+from fedphd_ray.pruning.criteria import AnyCriterion, GroupL2
 from fedphd_ray.sections import Section
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -62,8 +62,8 @@ class PruningConfig(Section):
         penalty: `channel` is the sum of L2 norms of output channels (the paper's intention), `layer` one norm per layer (the
             authors' code).
         criterion: which channels stay: those of largest `group_l2` norm (the paper) or `group_l1` norm, or `random` ones; by what
-            the clients of the pruning round say of their loss: `taylor` or `diff_pruning`.
-        scored_images: images of its own by which a client scores the channels, for these two.
+            the clients of the pruning round say of their loss: `taylor` or `diff_pruning`; or a class of your own by its path.
+        scored_images: images of its own by which a client scores the channels, where it is asked.
         least_loss: `diff_pruning` looks at the time steps before the loss has fallen to this share of its largest value.
         again: more prunings with ratios of their own, each of what the one before has left; the penalty stays on until the last.
     """
@@ -75,7 +75,7 @@ class PruningConfig(Section):
     budget: Budget | None = None
     sparsity: NonNegativeFloat = 1e-5
     penalty: Literal["channel", "layer"] = "channel"
-    criterion: Criterion = "group_l2"
+    criterion: AnyCriterion = GroupL2()
     scored_images: PositiveInt = 128
     least_loss: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     again: tuple[PruningAgain, ...] = ()
@@ -131,7 +131,7 @@ class PruningConfig(Section):
             raise ConfigError(
                 "pruning.criterion",
                 expected="group_l2, group_l1 or random where pruning.mode is at_init: nobody has been asked yet",
-                found=self.criterion,
+                found=self.criterion.name,
             )
 
     @property
@@ -142,7 +142,7 @@ class PruningConfig(Section):
     @property
     def asks_clients(self) -> bool:
         """Whether clients score the channels."""
-        return self.mode != "none" and self.criterion in BY_GRADIENTS
+        return self.mode != "none" and self.criterion.asks_clients
 
     def describe(self) -> str:
         """What is pruned when, in words."""

@@ -130,12 +130,13 @@ def _give(
 
 def statistics_to_cohort(experiment: Experiment, state: RunState, plan: RoundPlan) -> list[Transfer]:
     """What every client of a cohort hears of every edge before it chooses one, for methods that share that."""
-    topology = experiment.topology
+    topology, away = experiment.topology, experiment.schedule.away
     return [
         row
         for edge in topology.aggregators
-        if edge not in plan.away and (counts := _shared_counts(experiment, state, edge)) is not None
-        for client in plan.asked
+        if (counts := _shared_counts(experiment, state, edge)) is not None
+        for client, round in plan.asked.items()
+        if edge not in away(round)
         for row in Link(plan.round, topology.to_client, topology.aggregator_name(edge), client_name(client)).rows(
             statistics(counts)
         )

@@ -103,7 +103,7 @@ class Experiment:
 
     def population_at(self, round: int) -> Population:
         """The same as a round finds it, where what clients have changes."""
-        return Population(self.ownership.label_counts(round))
+        return self.ownership.population(round)
 
     @cached_property
     def ownership(self) -> Ownership:

@@ -40,7 +40,7 @@ class Participation(NamedTuple):
         edge: where it sent to; -1 in a flat federation, where that is the cloud itself.
         probability: with which this edge was drawn; 1 where nothing was left to chance.
         status: `used`; or why its update was not: `failed`, `late`, `lost`; where devices are simulated also `gone`, `surplus`,
-            `stale`, `unfinished`.
+            `stale`, `stranded` (its edge is away), `unfinished`.
         loss: mean over its local steps; None where it was not trained.
         images: that went through them.
         steps: local steps.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedphd_ray.federation.prune import groups_at, plan_pruning
-from fedphd_ray.pruning.importance import Importance, group_l2_importance, importance_by, importance_from
+from fedphd_ray.pruning.importance import Importance, group_l2_importance, importance_from
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState
 from fedphd_ray.runtime.experiment import Experiment
@@ -48,7 +48,7 @@ def _importance(experiment: Experiment, state: RunState) -> Importance:
     """By what channels are compared. Where nobody took part who could have been asked, it is their weights."""
     pruning, version = experiment.pruning, state.model.version
     if not pruning.asks_clients:
-        return importance_by(pruning.criterion, experiment.seed, version + 1)
+        return pruning.criterion.importance(experiment.seed, version + 1)
     if state.importance is None or not state.importance.any():
         return group_l2_importance
     return importance_from(as_tensor(state.importance), groups_at(experiment.spec, pruning.ratios[:version]))

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
-from fedphd_ray.files import MIB, read_text, write_whole
+from fedphd_ray.files import MIB, read_regular, read_text, write_whole
 
 FILE = "status.json"
 State = Literal["running", "finished", "stopped", "failed"]
@@ -74,12 +74,16 @@ def at_work_in(directory: Path) -> Iterator[None]:
             write_whole(directory / FILE, text.encode())
 
     path = directory / FILE
-    former = path.read_bytes() if path.is_file() else b""
+    try:
+        former = read_regular(path, MIB)
+    except OSError:  # none, or none of ours
+        former = b""
     write("running")
     try:
         yield
     except UserError:  # refused: nothing has happened here
-        write_whole(path, former) if former else path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder in its place stays
+            write_whole(path, former) if former else path.unlink(missing_ok=True)
         raise
     except (Stopped, KeyboardInterrupt) as stopped:
         write("stopped", str(stopped))

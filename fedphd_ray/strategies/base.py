@@ -136,6 +136,8 @@ class Strategy(Section):
         keeps_personal_models: clients keep a whole model of their own, which is judged and delivered beside the cloud's.
         looks_inside: its loss hooks into the network, which can therefore not be compiled.
         flat_only: the server steps after every round, so that there can be no edges.
+        takes_sums: the server's step goes by the sum of the updates, which must come as they are (not normalised).
+        normalise_steps: updates are divided by their number of local steps, and so made comparable (`normalisation`, FedNova).
     """
 
     shares_label_statistics: ClassVar[bool] = False
@@ -145,8 +147,10 @@ class Strategy(Section):
     keeps_personal_models: ClassVar[bool] = False
     looks_inside: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
+    takes_sums: ClassVar[bool] = False
 
     name: str = ""
+    normalise_steps: bool = False
 
     @property
     def keeps_state(self) -> bool:
@@ -179,10 +183,6 @@ class Strategy(Section):
     def client_weight(self, num_samples: int, num_steps: int) -> float:
         """Weight of a client's update at its edge. Default: its number of images n_i (McMahan et al. 2017)."""
         return float(num_samples)
-
-    def step_scale(self, num_samples: Sequence[int], num_steps: Sequence[int]) -> float:
-        """Factor on the weighted mean of the updates, from n_i and local steps of those that take part. Default: 1."""
-        return 1.0
 
     def edge_step(self, base: Tensor, mean: Tensor, kept: Mapping[Kind, Tensor]) -> tuple[Tensor, dict[Kind, Tensor]]:
         """What an aggregator of clients holds after a round, and keeps beside it. Default: the mean of its clients' models.

@@ -24,6 +24,7 @@ class FedDyn(Strategy):
     """
 
     flat_only: ClassVar[bool] = True
+    takes_sums: ClassVar[bool] = True
 
     name: Literal["feddyn"] = "feddyn"
     alpha: PositiveFloat = 0.1

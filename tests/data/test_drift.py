@@ -8,13 +8,12 @@ import pytest
 from federations import federate, method, sums_by_hop
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from fedphd_ray.data.drift import Drift, Ownership
 from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.forecast import forecast
-from fedphd_ray.population import ClientRows
+from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
@@ -79,8 +78,8 @@ class Named(Ownership):
     def at(self, round: int) -> ClientRows:
         return self.rows if round == 1 else ClientRows(self.rows.offsets, np.roll(self.rows.rows, -50))
 
-    def label_counts(self, round: int) -> NDArray[np.int64]:
-        return counts_by_client(self.labels, self.at(round), self.num_classes)
+    def population(self, round: int) -> Population:
+        return Population(counts_by_client(self.labels, self.at(round), self.num_classes))
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedphd"])

@@ -93,7 +93,7 @@ def test_the_cache_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("harm", ["short", "empty", "text", "another network", "another shape"])
+@pytest.mark.parametrize("harm", ["short", "empty", "text", "another network", "another shape", "pipe"])
 def test_a_broken_cache_is_mended(tmp_path: Path, harm: str) -> None:
     images, labels = DIGITS.images[:100], DIGITS.labels[:100]
     first = load_feature_network(images, labels, 10, tmp_path)
@@ -103,6 +103,9 @@ def test_a_broken_cache_is_mended(tmp_path: Path, harm: str) -> None:
         load_feature_network(images, labels, 11, tmp_path)
         (other,) = set(tmp_path.iterdir()) - {path}
         other.replace(path)
+    elif harm == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     else:
         broken = {"short": whole[:-10], "empty": b"", "text": b"not a tensor", "another network": whole.replace(b"head", b"tail")}
         path.write_bytes(broken[harm])

@@ -14,7 +14,7 @@ from fedphd_ray.federation.training.batches import Examples
 from fedphd_ray.federation.training.importance import Scorer, Scoring
 from fedphd_ray.federation.training.local_training import LocalResult
 from fedphd_ray.federation.update import Update
-from fedphd_ray.pruning.importance import gradient_scores
+from fedphd_ray.pruning.criteria import DiffPruning, Taylor, gradient_scores
 from fedphd_ray.seeds import Purpose, torch_generator
 
 SPEC = UNetSpec.of(UNetConfig(widths=(8, 16), groups=4, attention=(False, False), dropout=0.3), 8, 1, 10)
@@ -22,7 +22,8 @@ PROCESS = NoiseProcess(ProcessConfig(num_timesteps=40))
 
 
 def scorer(criterion: str, *, least: float = 0.0, num_images: int = 5, at_once: int = 5) -> Scorer:
-    return Scorer(Scoring(criterion, num_images, least), PROCESS, SPEC, (), 3, at_once)  # type: ignore[arg-type]
+    chosen = Taylor() if criterion == "taylor" else DiffPruning()
+    return Scorer(Scoring(chosen, num_images, least), PROCESS, SPEC, (), 3, at_once)
 
 
 def images(count: int = 8) -> torch.Tensor:
@@ -60,7 +61,7 @@ def test_diff_pruning_adds_up_gradients_until_the_loss_is_small(least: float) ->
     assert (len(losses) == 40) == (least == 0.0)
     assert len(losses) > 1
     groups = groups_of(SPEC)
-    expected = gradient_scores("diff_pruning", groups, own.layout.views(start), total)
+    expected = gradient_scores(DiffPruning(), groups, own.layout.views(start), total)
     found = scorer("diff_pruning", least=least).scores(own, 0, start, Examples(images()), (2, 1))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
 

@@ -21,9 +21,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 OWN = {
     "strategy": {"name": "own_classes:Leash", "length": 0.2},
     "schedule": {"sampler": {"name": "own_classes:LargestFirst"}},
+    "pruning": {"criterion": "own_classes:Loudest"},
     "communication": {"from_clients": {"codec": "own_classes:Signs", "error_feedback": True}},
 }
-NAMED = {"own_classes:Leash", "own_classes:LargestFirst", "own_classes:Signs"}
+NAMED = {"own_classes:Leash", "own_classes:LargestFirst", "own_classes:Loudest", "own_classes:Signs"}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_they_are_sections_like_others() -> None:
     config = own()
     assert (type(config.strategy).__name__, config.strategy.name) == ("Leash", "own_classes:Leash")
     tree = json.loads(config.model_dump_json())
-    assert tree["strategy"] == {"name": "own_classes:Leash", "length": 0.2}
+    assert tree["strategy"] == {"name": "own_classes:Leash", "normalise_steps": False, "length": 0.2}
     assert tree["schedule"]["sampler"]["name"] == "own_classes:LargestFirst"
     assert tree["communication"]["from_clients"] == {"codec": "own_classes:Signs", "error_feedback": True, "zstd": False}
     assert parse_config(tree) == config
@@ -53,7 +54,7 @@ def test_they_do_what_they_say() -> None:
     outcome = federate(own())
     assert {row.codec for row in outcome.transfers if row.hop == "client_to_edge"} == {"signs", "bitmap"} - {"bitmap"}
     assert forecast(own().build()).bytes_by_hop == sums_by_hop(outcome)
-    assert {plan.asked for plan in outcome.plans} == {outcome.plans[0].asked}  # always the same clients
+    assert {tuple(plan.asked) for plan in outcome.plans} == {tuple(outcome.plans[0].asked)}  # always the same clients
     assert outcome.sha256 != federate(method("fedavg")).sha256
 
 
@@ -124,4 +125,4 @@ def test_an_entry_point_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(plugins, "_installed", lambda: {"leash": entry})
     config = parse_config(json.loads(method("fedavg", strategy={"name": "leash", "length": 0.3}).model_dump_json()), trusted=())
     assert type(config.strategy).__name__ == "Leash"
-    assert json.loads(config.model_dump_json())["strategy"] == {"name": "leash", "length": 0.3}
+    assert json.loads(config.model_dump_json())["strategy"] == {"name": "leash", "normalise_steps": False, "length": 0.3}

@@ -1,5 +1,7 @@
 """Whichever channels go, and by whose word, the run is the same everywhere, and only the choice differs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,35 @@ def test_a_second_pruning_asks_again_of_what_is_left() -> None:
     }
     assert outcome.state.model.version == 2
     assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+STEEPEST = """
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedphd_ray.pruning.criteria import Criterion
+
+
+class Steepest(Criterion):
+    asks_clients: ClassVar[bool] = True
+
+    def of_products(self, products: Tensor) -> Tensor:
+        return products.abs().sum(1)
+"""
+
+
+@pytest.mark.ray
+def test_one_of_your_own_asks_the_clients_too(actor_pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what `taylor` says; on hosts, too, that do not know its module."""
+    (tmp_path / "steep.py").write_text(STEEPEST)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = pruned_by("steep:Steepest")
+    assert own.settings()["pruning"]["criterion"] == {"name": "steep:Steepest"}
+    expected = federate(pruned_by("taylor")).sha256
+    assert federate(own).sha256 == expected
+    backend = RayBackend(own.build().host_setup(), Placement(2, False, ""), own.runtime, actor_pool)
+    assert federate(own, backend).sha256 == expected
 
 
 @pytest.mark.parametrize("criterion", OF_GRADIENTS)

@@ -10,6 +10,7 @@ import pytest
 from federations import FLAT, Outcome, Recorder, federate, first_sendings, method, reference, sums_by_hop, tiny
 
 from fedphd_ray.config import Config
+from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.forecast import forecast
 from fedphd_ray.records import Kind
@@ -38,7 +39,9 @@ POLICIES: dict[str, dict[str, object]] = {
 
 def mixed(policy: str, name: str = "fedphd", **sections: object) -> Config:
     few = policy in ("over_select", "buffered")  # of six: some must be left to be asked
-    schedule = {"rounds": 6, "clients_per_round": 2 + (policy == "buffered") if few else 4, "policy": POLICIES[policy]}
+    as_they_are = {"normalise": False} if (policy, name) == ("scale_work", "feddiffuse usplit") else {}  # else it is refused
+    rule = POLICIES[policy] | as_they_are
+    schedule = {"rounds": 6, "clients_per_round": 2 + (policy == "buffered") if few else 4, "policy": rule}
     return method(name, devices=MIXED, **{"schedule": schedule, **sections})
 
 
@@ -163,6 +166,30 @@ def test_slow_clients_take_fewer_steps() -> None:
     assert all(0.25 <= share < 1 for share in shares)
     waiting = federate(mixed("wait", "fednova", local={"epochs": 4}))
     assert outcome.records[-1].sim_seconds < waiting.records[-1].sim_seconds
+
+
+def test_updates_of_different_lengths_are_made_comparable_with_any_method() -> None:
+    """FedAvg under `scale_work` is FedNova, unless told otherwise."""
+    nova, fedavg = (federate(mixed("scale_work", name, local={"epochs": 4})).sha256 for name in ("fednova", "fedavg"))
+    assert fedavg == nova
+    schedule = {"rounds": 6, "clients_per_round": 4, "policy": POLICIES["scale_work"] | {"normalise": False}}
+    assert federate(mixed("scale_work", "fedavg", local={"epochs": 4}, schedule=schedule)).sha256 != nova
+    waiting = mixed("wait", "fedavg", strategy={"normalise_steps": True})
+    assert federate(waiting).sha256 == federate(mixed("wait", "fednova")).sha256 != federate(mixed("wait", "fedavg")).sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "words"),
+    [
+        ("feddyn", {"strategy": {"normalise_steps": True}}, r"(?s)strategy\.normalise_steps.*goes by the sum"),
+        ("feddiffuse usplit", {"strategy": {"normalise_steps": True}}, "different parts"),
+        ("heterofl", {"strategy": {"normalise_steps": True}}, "different shares"),
+        ("masked fedavg", {"schedule": {"policy": {"name": "scale_work"}}}, r"(?s)schedule\.policy\.normalise.*different shares"),
+    ],
+)
+def test_what_cannot_be_normalised_is_refused(name: str, sections: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        method(name, devices=MIXED, **sections)
 
 
 @pytest.mark.parametrize(

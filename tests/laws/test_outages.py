@@ -144,11 +144,72 @@ def test_a_client_hears_of_the_edges_that_are_there() -> None:
             assert flight.downloaded - flight.started == pytest.approx(0.02 + 8 * received / 50e6)
 
 
+def asynchronous(name: str = "fedphd", **sections: object) -> Config:
+    """The same without barriers: when edge 1 goes, a client is at work for it, and two updates lie in its buffer."""
+    schedule = {"rounds": 10, "clients_per_round": 4, "policy": {"name": "buffered", "size": 2}}
+    outage = {"edge": 1, "round": 3, "rounds": 3}
+    return away(name, outage, seed=1, **{"schedule": schedule, "pruning": {"round": 8}} | sections)
+
+
+def test_without_barriers_whoever_works_for_it_is_stranded() -> None:
+    outcome = federate(asynchronous("fedavg"))
+    for plan in outcome.plans:
+        inside = 3 <= plan.round <= 5
+        assert plan.away == ({1} if inside else set())
+        assert inside <= (1 not in plan.edge_of.values())
+        stranded = {flight.client: flight for flight in plan.flights if flight.fate == "stranded"}
+        assert bool(stranded) == (plan.round == 3)
+        for flight in stranded.values():
+            assert flight.edge == 1
+            assert flight.version < 3
+            assert flight.ended == (outcome.plans[1].memory["now"][0] if flight.sent < 1 else flight.arrived)
+    assert {flight.sent < 1 for flight in outcome.plans[2].flights if flight.fate} == {True, False}  # at work, and in the buffer
+    later = [plan for plan in outcome.plans if plan.round > 5]
+    assert any(1 in plan.edge_of.values() for plan in later)
+    lost = [row for row in outcome.transfers if row.lost and row.round == 3]
+    assert {row.source for row in lost if row.hop == "edge_to_client"} == {"edge/1"}
+
+
+@pytest.mark.parametrize("name", ["fedphd", "fedavg", "heterofl"])
+def test_without_barriers_bytes_and_times_are_foretold(name: str) -> None:
+    outcome, cost = federate(asynchronous(name)), forecast(asynchronous(name).build())
+    assert cost.bytes_by_hop == sums_by_hop(outcome)
+    assert cost.simulated is not None
+    assert cost.simulated.seconds == outcome.records[-1].sim_seconds
+
+
+def test_without_barriers_a_client_heard_of_the_edges_that_were_there_when_it_was_asked() -> None:
+    outcome = federate(asynchronous())
+    rows = [row for row in outcome.transfers if row.hop == "edge_to_client" and row.kind == "statistics"]
+    for plan in outcome.plans:
+        for client, asked in plan.asked.items():
+            heard = {row.source for row in rows if row.round == plan.round and row.destination == f"client/{client}"}
+            assert heard == ({"edge/0"} if 3 <= asked <= 5 else {"edge/0", "edge/1"})
+    assert any(3 <= asked <= 5 < plan.round for plan in outcome.plans for asked in plan.asked.values())
+
+
+def test_without_barriers_where_all_are_away_nothing_happens() -> None:
+    both = [{"edge": edge, "round": 3, "rounds": 2} for edge in (0, 1)]
+    config = away("fedavg", *both, schedule=asynchronous().schedule.model_dump(mode="json"))
+    outcome = federate(config)
+    assert [bool(plan.edge_of) for plan in outcome.plans[:5]] == [True, True, False, False, True]
+    assert forecast(config.build()).bytes_by_hop == sums_by_hop(outcome)
+
+
+@pytest.mark.parametrize("last", [2, 3, 5])
+def test_without_barriers_it_goes_on_in_the_middle_of_an_outage(last: int, tmp_path: Path) -> None:
+    experiment = asynchronous(checkpoint={"every": 1}).build()
+    with pytest.raises(StoppedHereError):
+        runs.run(experiment, tmp_path / "run", Until(last))
+    assert runs.resume(experiment, tmp_path / "run", Recorder()).model_sha256 == federate(asynchronous()).sha256
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize("name", ["fedphd", "fedphd with kept moments"])
+@pytest.mark.parametrize("name", ["fedphd", "fedphd with kept moments", "fedphd without barriers"])
 @pytest.mark.parametrize("placement", [Placement(2, False, ""), Placement(6, True, "")])
 def test_same_bits_times_and_rows_everywhere(name: str, placement: Placement, actor_pool: ActorPool) -> None:
-    chosen, one = away(name), in_one_process(name)
+    chosen = asynchronous() if name.endswith("barriers") else away(name)
+    one = federate(chosen)
     there = federate(chosen, RayBackend(chosen.build().host_setup(), placement, chosen.runtime, actor_pool))
     assert there.sha256 == one.sha256
     assert [record.sim_seconds for record in there.records] == [record.sim_seconds for record in one.records]
@@ -163,14 +224,7 @@ def test_it_goes_on_in_the_middle_of_an_outage(last: int, tmp_path: Path) -> Non
     assert runs.resume(experiment, tmp_path / "run", Recorder()).model_sha256 == in_one_process().sha256
 
 
-@pytest.mark.parametrize(
-    ("sections", "words"),
-    [
-        ({"hierarchy": {"num_edges": 1}}, "0 to 0"),
-        ({"hierarchy": FLAT}, "edges that there are"),
-        ({"schedule": {"policy": {"name": "buffered", "size": 2}}}, "a policy with rounds"),
-    ],
-)
+@pytest.mark.parametrize(("sections", "words"), [({"hierarchy": {"num_edges": 1}}, "0 to 0"), ({"hierarchy": FLAT}, "no edges")])
 def test_what_cannot_be_is_refused(sections: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         away("fedavg", **sections)

@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedphd_ray.diffusion.unet import build_unet, initial_state
+from fedphd_ray.pruning.criteria import DiffPruning, Random, Taylor, gradient_scores
 from fedphd_ray.pruning.groups import ChannelGroup, Member
 from fedphd_ray.pruning.importance import (
     SparsityPenalty,
-    gradient_scores,
     group_l1_importance,
     group_l2_importance,
-    importance_by,
     importance_from,
 )
 
@@ -46,7 +45,7 @@ def test_taylor_is_that_of_torch_pruning(specs, groups_of):
         parameter.grad = gradient[name]
     graph = torch_pruning.DependencyGraph().build_dependency(model, (torch.zeros(1, 1, 8, 8), torch.ones(1, dtype=torch.int64)))
     score, groups = torch_pruning.importance.GroupTaylorImportance(), groups_of["digits"]
-    ours = gradient_scores("taylor", groups, state, gradient).split([group.num_channels for group in groups])
+    ours = gradient_scores(Taylor(), groups, state, gradient).split([group.num_channels for group in groups])
     for group, own in zip(groups, ours, strict=True):
         layer = model.get_submodule(group.name)
         prune = graph.get_pruner_of_module(layer).prune_out_channels
@@ -70,8 +69,8 @@ def test_scores_by_gradients_by_hand():
         "norm.weight": torch.tensor([-1.0, 1.0]),
         "b.weight": torch.tensor([[9.0, 1.0, 9.0], [9.0, -1.0, 1.0]]),
     }
-    assert gradient_scores("taylor", [group], state, gradient).tolist() == [3 + 8 + 2 + 4, 2 + 0 + 0 + 1]
-    assert gradient_scores("diff_pruning", [group], state, gradient).tolist() == [9 + 64 + 5 + 4 + 16, 4 + 0 + 6 + 0 + 1]
+    assert gradient_scores(Taylor(), [group], state, gradient).tolist() == [3 + 8 + 2 + 4, 2 + 0 + 0 + 1]
+    assert gradient_scores(DiffPruning(), [group], state, gradient).tolist() == [9 + 64 + 5 + 4 + 16, 4 + 0 + 6 + 0 + 1]
     assert importance_from(torch.tensor([1.0, 2.0]), [group])(group, {}).tolist() == [1.0, 2.0]
 
 
@@ -88,9 +87,9 @@ def test_random_importance_is_keyed():
     """By seed, architecture and group; weights play no part."""
     group, other = (ChannelGroup(name, 4, 4, (Member("a.weight", 0, 0),)) for name in "ab")
     keys = [(0, 1, group), (1, 1, group), (0, 2, group), (0, 1, other)]
-    scores = [importance_by("random", seed, version)(own, {"a.weight": torch.zeros(4, 1)}) for seed, version, own in keys]
+    scores = [Random().importance(seed, version)(own, {"a.weight": torch.zeros(4, 1)}) for seed, version, own in keys]
     assert len({tuple(one.tolist()) for one in scores}) == 4
-    assert torch.equal(scores[0], importance_by("random", 0, 1)(group, {}))
+    assert torch.equal(scores[0], Random().importance(0, 1)(group, {}))
 
 
 def test_importance_of_nothing_is_zero_not_nan():

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,38 @@ def test_a_process_says_how_its_work_ended(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), at_work_in(tmp_path):
         raise KeyboardInterrupt
     assert Status.read(tmp_path).state == "stopped"  # type: ignore[union-attr]
+
+
+def lay(harm: str, path: Path) -> None:
+    """Something in the place of a file."""
+    if harm == "huge":
+        with path.open("wb") as file:
+            file.truncate(10 * 2**30)
+    else:
+        os.mkfifo(path) if harm == "pipe" else path.mkdir()
+
+
+@pytest.mark.parametrize("harm", ["huge", "pipe", "folder"])
+def test_whatever_lies_in_the_place_of_a_status_is_not_read(harm: str, tmp_path: Path) -> None:
+    """Ten gigabytes, or somebody who never writes: neither memory nor time is spent on it."""
+    lay(harm, tmp_path / "status.json")
+    tracemalloc.start()
+    try:
+        with at_work_in(tmp_path):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    said = Status.read(tmp_path)
+    assert (said is None) == (harm == "folder")
+    assert said is None or said.state == "finished"
+
+
+@pytest.mark.parametrize("harm", ["huge", "pipe", "folder"])
+def test_a_refusal_is_what_it_was_whatever_lies_in_the_place_of_a_status(harm: str, tmp_path: Path) -> None:
+    lay(harm, tmp_path / "status.json")
+    with pytest.raises(UserError), at_work_in(tmp_path):
+        raise UserError("checkpoint", expected="one", found="none")
 
 
 def require_drawn(path: Path, number: int, tmp_path: Path) -> None:

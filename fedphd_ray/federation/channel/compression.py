@@ -157,7 +157,8 @@ class Affine(LossyCodec):
         scales, middles = torch.from_numpy(body[: 8 * num_blocks].view(np.float32).copy()).view(2, num_blocks)
         packed = body[8 * num_blocks :]
         levels = torch.from_numpy(np.require(self._unpacked(packed, num_values), requirements="W"))
-        half, values = (2**self.bits - 1) / 2, torch.empty(num_blocks * BLOCK)
+        half = (2**self.bits - 1) / 2
+        values = torch.from_numpy(np.empty(num_blocks * BLOCK, np.float32))  # huge pages, see `tensors.new_like`
         wide = bool((scales > LARGEST_SCALE).any())  # levels times scales overflow there
         lowest = middles - half * scales
         for first in range(0, num_blocks, CHUNK_BLOCKS):

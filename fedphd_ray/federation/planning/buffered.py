@@ -38,7 +38,7 @@ class BufferedSchedule(SimulatedSchedule[Buffered]):
     ) -> RoundPlan:
         """See `Schedule.plan`."""
         assert workload is not None, "times follow from sizes"
-        plan = RoundPlan(round, (), self.block_size, prunes=round in self.prune_rounds)
+        plan = RoundPlan(round, (), self.block_size, prunes=round in self.prune_rounds, away=self.away(round))
         floor = _Floor(self, plan, strategy, population, edges, memory, workload)
         edge = floor.fill_a_buffer()
         contributions = floor.empty(edge)
@@ -82,12 +82,15 @@ class _Floor:
         rates = schedule.devices.node_rate.tolist()
         table = memory[JOBS] if JOBS in memory else np.zeros((0, NUM_COLUMNS))
         self._simulation, self._waiting = Simulation.of_table(rates, table, self._now)
-        self._there = schedule.there(plan.round, workload, memory)
+        self._idle = schedule.there(plan.round, workload, memory).copy()  # within a round nobody is asked twice
+        self._idle[[job.client for job in [*self._simulation.jobs, *self._waiting]]] = False
+        self._num_idle = int(np.count_nonzero(self._idle))
         self._draws = 0
         self._handed_down = False
         self._lost: list[tuple[Job, str]] = []
         self._used: list[Job] = []
         self.clock = Clock(schedule.devices, schedule.topology, memory.get(CLOCK))
+        self._leave_stranded()
 
     def fill_a_buffer(self) -> int:
         """Lets time pass until an edge has enough updates; which one. Where nobody is left to wait for, the one with the most."""
@@ -130,6 +133,8 @@ class _Floor:
             self._waiting = []
             for job in list(self._simulation.jobs):
                 self._stop(job, "unfinished")
+        if self._lost:
+            self._hand_down()
         flights = [job.flight() for job in self._used] + [job.flight(fate) for job, fate in self._lost]
         return tuple(sorted(flights, key=lambda flight: (flight.client, flight.started)))
 
@@ -150,26 +155,34 @@ class _Floor:
         schedule, round = self._schedule, self._plan.round
         wanted = schedule.participation.wanted(schedule.cohort_size, self._memory, self._population.num_clients)
         free = wanted - len(self._simulation.jobs)
-        idle = self._there.copy()
-        busy = [*self._simulation.jobs, *self._waiting, *(job for job, _ in self._lost)]
-        idle[[job.client for job in busy]] = False
-        if free <= 0 or not idle.any():
+        if free <= 0 or not self._num_idle:
             return
         key = (round, self._draws) if self._draws else (round,)
         self._draws += 1
-        cohort = schedule.cohort(key, free, idle, self._population, self._memory, self._workload)
+        cohort = schedule.cohort(key, free, self._idle, self._population, self._memory, self._workload)
+        self._idle[cohort] = False
+        self._num_idle -= len(cohort)
         chosen = schedule.edges_for(cohort, self._strategy, self._population, self._edges, key)
         self._hand_down()
         for client, (edge, chance) in zip(cohort, chosen, strict=True):
             starts = max(self._now, self.clock.edge(edge))
             job = schedule.job(client, edge, self._plan, self._workload, starts, self._workload.width(client))
-            self._simulation.start(replace(job, age=int(self._counts[edge]), chance=chance))
+            job.age, job.chance = int(self._counts[edge]), chance
+            self._simulation.start(job)
 
     def _hand_down(self) -> None:
         """Once in a round, as soon as there is something to do."""
         if not self._handed_down:
             self.clock.hand_down(self._workload)
             self._handed_down = True
+
+    def _leave_stranded(self) -> None:
+        """Whoever works for an edge that is away now is told to stop, and what lay in its buffer is lost with it."""
+        away = self._plan.away
+        for job in [job for job in self._simulation.jobs if job.edge in away]:
+            self._stop(job, "stranded")
+        self._lost += [(job, "stranded") for job in self._waiting if job.edge in away]
+        self._waiting = [job for job in self._waiting if job.edge not in away]
 
     def _count(self, edge: int) -> None:
         """One more aggregation of an edge: clients that have become too stale by it are told to stop."""

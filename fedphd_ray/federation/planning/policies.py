@@ -29,7 +29,16 @@ class Settled:
     ends: Mapping[int, float]
 
 
-class Wait(Section):
+class Rule(Section):
+    """What all policies have in common."""
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it makes updates of different lengths, and wants them made comparable."""
+        return False
+
+
+class Wait(Rule):
     """For everybody who was asked: the slowest decides how long a round takes."""
 
     name: Literal["wait"] = "wait"
@@ -68,14 +77,20 @@ class Wait(Section):
 class ScaleWork(Wait):
     """For everybody, but slow clients take fewer steps: as many as they have time for until the median client is done.
 
-    Updates of different lengths are made comparable by FedNova (`strategy.name: fednova`); other methods take them as they are.
-
     Attributes:
         least: share of its steps that every client takes.
+        normalise: updates of different lengths are made comparable as FedNova does it, with any method; else they are taken as
+            they are.
     """
 
     name: Literal["scale_work"]  # type: ignore[assignment]  # another policy by another name
     least: Annotated[float, Field(gt=0, le=1)] = 0.1
+    normalise: bool = True
+
+    @property
+    def normalises(self) -> bool:
+        """See `Rule`."""
+        return self.normalise
 
     def describe(self) -> str:
         """In a few words."""
@@ -145,7 +160,7 @@ class OverSelect(Wait):
         return Settled(used, ends)
 
 
-class Buffered(Section):
+class Buffered(Rule):
     """Nobody waits for anybody: an edge aggregates when it has `size` updates, whichever model they started from.
 
     Nguyen et al.: "Federated Learning with Buffered Asynchronous Aggregation", 2022 (FedBuff), with edges as servers. A round is

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedphd_ray.federation.update import Update
 from fedphd_ray.records import EdgeStatistics, Kind, PartialUpdate
 from fedphd_ray.strategies.parts import Part
-from fedphd_ray.tensors import as_numpy, as_tensor, split
+from fedphd_ray.tensors import as_numpy, as_tensor, new_like, split
 
 
 class VectorSum:
@@ -51,7 +51,7 @@ class VectorSum:
         slices, trained = terms[0][0].slices, terms[0][0].trained
         first, self._own = self._total is None, True
         if self._total is None:
-            self._total = torch.empty_like(trained) if terms[0][0].is_whole else torch.zeros_like(trained)
+            self._total = new_like(trained) if terms[0][0].is_whole else torch.zeros_like(trained)
         for place in slices:
             vectors = [vector[place] for update, _ in terms for vector in update.vectors]
             for out, *pieces in split(self._total[place], *vectors):
@@ -104,7 +104,7 @@ def apply_update(
     if coverage is not None:
         covered = coverage > 0
         return torch.where(covered, base + scale * (total / torch.where(covered, coverage, 1.0)), base)
-    result = torch.empty_like(total)
+    result = new_like(total)
     for part, weight in zip(parts, weights, strict=True):
         for piece in part.slices:
             if weight == 0:

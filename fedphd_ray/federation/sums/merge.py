@@ -17,6 +17,7 @@ from fedphd_ray.plans import Aggregation
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, Kind, Payload, Transfer
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.normalisation import edge_weights
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
 
@@ -83,7 +84,7 @@ def order_of(
     """
     children = tuple(each.sender for each in aggregation.contributions)
     seen = tuple(statistics[child] for child in children)
-    weights = strategy.edge_weights(seen, population)
+    weights = edge_weights(strategy, seen, population)
     factors = np.array([each.factor for each in aggregation.contributions])
     if np.any(factors != 1.0):
         scaled = weights * factors

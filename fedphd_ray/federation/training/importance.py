@@ -10,7 +10,7 @@ from fedphd_ray.diffusion.unet import UNetSpec
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.prune import groups_at
 from fedphd_ray.federation.training.batches import Examples
-from fedphd_ray.pruning.importance import Criterion, gradient_scores
+from fedphd_ray.pruning.criteria import Criterion, gradient_scores
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies.base import Loss
@@ -77,10 +77,10 @@ class Scorer:
         model.grad.zero_()
         model.module.eval()
         generator = torch_generator(self.seed, Purpose.IMPORTANCE, *key)
-        if self.scoring.criterion == "taylor":
-            self._add_gradient(model, own, [self.process.loss for _ in own.split(self.at_once)], generator)
-        else:
+        if self.scoring.criterion.early_steps:
             self._add_early_gradients(model, own, generator)
+        else:
+            self._add_gradient(model, own, [self.process.loss for _ in own.split(self.at_once)], generator)
         model.module.train()
         layout, groups = model.layout, groups_at(self.spec, self.ratios[:version])
         return gradient_scores(self.scoring.criterion, groups, layout.views(model.vector), layout.views(model.grad))

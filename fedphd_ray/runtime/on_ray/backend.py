@@ -34,7 +34,7 @@ class RayBackend:
     concurrent = True
 
     def __init__(self, setup: HostSetup, placement: Placement, config: RuntimeConfig, pool: ActorPool) -> None:
-        carry_code_of(setup.strategy, *setup.codecs.by_hop.values())
+        carry_code_of(setup.strategy, *setup.codecs.by_hop.values(), setup.scoring and setup.scoring.criterion)
         self._config = config
         self._placement = placement
         self._pool = pool

@@ -29,6 +29,7 @@ from fedphd_ray.runtime.policy.faults import spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
 from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.strategies.normalisation import client_weight
 from fedphd_ray.strategies.parts import named
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 from fedphd_ray.topology import client_name
@@ -102,7 +103,7 @@ class ClientHost:
             sent = self._upload(order, client).send(message, left)
             kept_states.append(seat.to_keep(with_residual(result.state, sent.residual, payload.version), state))
             sums.transfers += sent.rows
-            weight = setup.strategy.client_weight(num_samples, result.num_steps) * order.factors.get(client, 1.0)
+            weight = client_weight(setup.strategy, num_samples, result.num_steps) * order.factors.get(client, 1.0)
             sums.add(seat.arrived(sent, reported), weight, named(parts, reported), label_counts[client])
         return sums.partial(num_classes, time.perf_counter() - began_block), kept_states
 

@@ -16,6 +16,7 @@ from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload, Transfer
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.strategies.normalisation import step_scale
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
 
@@ -67,7 +68,7 @@ class EdgeServer:
         total = beside.pop(Kind.MODEL, None)
         if total is not None:
             used = [report for report in folded.reports if not report.failure]
-            scale = strategy.step_scale([report.num_samples for report in used], [report.num_steps for report in used])
+            scale = step_scale(strategy, [report.num_samples for report in used], [report.num_steps for report in used])
             coverage = as_tensor(beside[Kind.COVERAGE]) if Kind.COVERAGE in beside else None
             base, before = as_tensor(vector), {name: as_tensor(own) for name, own in kept.items()}
             mean = apply_update(base, as_tensor(total), parts, weights, scale, coverage)
