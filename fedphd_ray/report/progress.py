@@ -14,11 +14,12 @@ from rich.text import Text
 from fedphd_ray.diffusion.quality import QualityReport, in_words
 from fedphd_ray.records import Outcome
 from fedphd_ray.report import text
-from fedphd_ray.runtime.events import Event, Judged, LeftOut, Pruned, Replaced, RoundDone, Started
+from fedphd_ray.runtime.events import Event, Judged, LeftOut, Pruned, Replaced, RoundDone, Sampled, Started
 from fedphd_ray.runtime.policy.failures import first_line
 from fedphd_ray.runtime.progress import RoundRecord
 
 PLAIN_LINE_SECONDS = 5.0
+SAMPLES_LINE_SECONDS = 15.0
 RECENT_ROUNDS = 20
 IN_WORDS = {Outcome.FAILED: "failed", Outcome.LATE: "was late", Outcome.LOST: "was lost"}
 
@@ -41,6 +42,7 @@ class ConsoleProgress:
         self._record: RoundRecord | None = None
         self._stamps: list[float] = []
         self._last_line = 0.0
+        self._samples, self._last_samples = "", 0.0
         label = TextColumn(f"{title}  round".strip(), markup=False)
         columns = (label, BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
         self._bar = Progress(*columns, console=console)
@@ -67,7 +69,10 @@ class ConsoleProgress:
             case Started(round, bytes_by_hop):  # counts on from what was sent before the run was stopped
                 self._bytes = defaultdict(int, bytes_by_hop)
                 self._bar.update(self._task, completed=round)
+            case Sampled(round, num, of):
+                self._on_samples(round, num, of)
             case Judged(round, quality):
+                self._samples = ""
                 self._first_quality = self._first_quality or (round, quality)
                 self._quality = round, quality
                 self.say(f"{'untrained' if round == 0 else f'round {round}'}: {in_words(quality)}")
@@ -81,6 +86,17 @@ class ConsoleProgress:
                 self.say(f"round {round}: the network was pruned to {num_params:,} parameters; payloads are smaller from here on")
             case RoundDone(record, _):
                 self._on_round(record)
+
+    def _on_samples(self, round: int, num: int, of: int) -> None:
+        """The panel shows every chunk; elsewhere a line now and then, where it takes long."""
+        now = time.monotonic()
+        if num == of or not self._samples:
+            self._last_samples = now
+        self._samples = f"{num:,} of {of:,}"
+        if self._live is None and now - self._last_samples >= SAMPLES_LINE_SECONDS:
+            self._last_samples = now
+            self.say(f"round {round}: {self._samples} samples drawn to judge it")
+        self._refresh()
 
     def _on_round(self, record: RoundRecord) -> None:
         for hop, num_bytes in record.bytes_by_hop.items():
@@ -120,6 +136,8 @@ class ConsoleProgress:
             table.add_row("homogeneity (best 2)", homogeneity)
             table.add_row("sent", "  ".join(f"{text.hop(hop)} {text.num_bytes(num)}" for hop, num in self._bytes.items()))
             table.add_row("architecture", "pruned" if self._record.version else "dense")
+        if self._samples:
+            table.add_row("samples drawn", self._samples)
         if self._quality is not None and self._first_quality is not None:
             before = f" (round {self._first_quality[0]}: {self._first_quality[1].fid:.3f})"
             table.add_row("FID", f"{self._quality[1].fid:.3f} at round {self._quality[0]}{before}")

@@ -1,6 +1,6 @@
 """Quality of the global model while it is trained: samples from the hosts, figures and a picture at the driver."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_repor
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.population import ClientRows
 from fedphd_ray.records import Payload
+from fedphd_ray.runtime.events import Sampled
 from fedphd_ray.runtime.workers.backend import Backend, Handle
 from fedphd_ray.runtime.workers.host_setup import SampleChunk
 from fedphd_ray.sections import Section
@@ -28,6 +29,11 @@ from fedphd_ray.strategies.parts import Part, with_private_parts
 from fedphd_ray.tensors import as_numpy, as_tensor
 
 GRID_IMAGES = 80
+Tell = Callable[[Sampled], None]
+
+
+def nobody(event: Sampled) -> None:
+    """Is told."""
 
 
 class EvaluationConfig(Section):
@@ -78,7 +84,9 @@ class Evaluator:
     def _meter(self) -> QualityMeter:
         return quality_meter(self._dataset, self._dataset, self._config.features)
 
-    def evaluate(self, backend: Backend, models: Sequence[Handle], round: int, picture: Path | None) -> QualityReport:
+    def evaluate(
+        self, backend: Backend, models: Sequence[Handle], round: int, picture: Path | None, tell: Tell = nobody
+    ) -> QualityReport:
         """Draws samples on the backend's hosts, writes a grid of the first of them, and returns the figures.
 
         Args:
@@ -86,14 +94,17 @@ class Evaluator:
             models: usually one; of several, the mean figures are returned, and the picture shows some samples of each.
             round: keys the noise; every model is given the same.
             picture: where the grid goes; None for nowhere.
+            tell: told how many samples are drawn.
         """
-        drawn = [self._drawn(backend, model, round) for model in models]
+        drawn = [self._drawn(backend, model, round, tell) for model in models]
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             save_grid(torch.cat([images[: GRID_IMAGES // len(drawn)] for images in drawn]), picture, columns=10)
         return mean_report([self._meter.evaluate(images, self._config.steps, self._labels) for images in drawn])
 
-    def evaluate_own(self, backend: Backend, models: Mapping[int, Handle], round: int, whole: QualityReport) -> QualityReport:
+    def evaluate_own(
+        self, backend: Backend, models: Mapping[int, Handle], round: int, whole: QualityReport, tell: Tell = nobody
+    ) -> QualityReport:
         """The figures of the cloud's model, with those of clients' own models, each against the client's own images.
 
         Args:
@@ -101,19 +112,24 @@ class Evaluator:
             models: client -> its model.
             round: see `evaluate`.
             whole: of the cloud's model.
+            tell: see `evaluate`.
         """
         reports = []
         for client, model in models.items():
             if (meter := self._own_meter(client)) is not None:
-                reports.append(meter.evaluate(self._drawn(backend, model, round), self._config.steps, self._labels))
+                reports.append(meter.evaluate(self._drawn(backend, model, round, tell), self._config.steps, self._labels))
         if not reports:
             return whole
         mean = mean_report(reports)
         return replace(whole, personal_fid=mean.fid, personal_kid=mean.kid)
 
-    def _drawn(self, backend: Backend, model: Handle, round: int) -> Tensor:
-        sizes = chunk_sizes(self._config.num_samples, self._config.chunk_size)
-        return torch.from_numpy(backend.sample(model, [self._chunk(round, *piece) for piece in enumerate(sizes)]))
+    def _drawn(self, backend: Backend, model: Handle, round: int, tell: Tell) -> Tensor:
+        sizes, images, done = chunk_sizes(self._config.num_samples, self._config.chunk_size), list[NDArray[np.float32]](), 0
+        for piece in backend.sample(model, [self._chunk(round, *piece) for piece in enumerate(sizes)]):
+            images.append(piece)
+            done += len(piece)
+            tell(Sampled(round, done, self._config.num_samples))
+        return torch.from_numpy(np.concatenate(images))
 
     def _own_meter(self, client: int) -> QualityMeter | None:
         """What judges a client's model; None for a client with a single image, which has no spread."""

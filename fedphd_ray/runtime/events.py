@@ -59,6 +59,15 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """So many of the samples by which the model after a round is judged; of each model, where there are several."""
+
+    round: int
+    num: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Judged:
     """The model after a round was judged; round 0 is before training."""
 
@@ -88,7 +97,7 @@ class Ended:
     round: int
 
 
-Event = Started | Planned | LeftOut | Replaced | Pruned | Judged | RoundDone | Saved | Ended
+Event = Started | Planned | LeftOut | Replaced | Pruned | Sampled | Judged | RoundDone | Saved | Ended
 
 
 class Reporter(Protocol):

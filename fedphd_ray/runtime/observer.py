@@ -133,9 +133,10 @@ class Observer:
         backend = self._backend
         models = {client: backend.put(model) for client, model in delivered_models(self._experiment, backend, state).items()}
         judged = [models[None]] if None in models else list(models.values())
-        quality = evaluator.evaluate(backend, judged, state.round, picture)
+        tell = self._reporter.on_event
+        quality = evaluator.evaluate(backend, judged, state.round, picture, tell)
         own = {client: model for client, model in models.items() if client is not None}
-        return evaluator.evaluate_own(backend, own, state.round, quality) if None in models and own else quality
+        return evaluator.evaluate_own(backend, own, state.round, quality, tell) if None in models and own else quality
 
     def _tell(self, state: RunState, trace: RoundTrace, moved: Mapping[str, int], quality: QualityReport | None) -> None:
         """Everything that was in a round, and then the round."""

@@ -28,26 +28,36 @@ def test_every_file_that_is_copied_is_in_the_context() -> None:
                 assert f"!{name}" in ignored
 
 
-@pytest.mark.image
-def test_the_steps_of_the_image_give_a_working_command(tmp_path: Path) -> None:
-    source, target = tmp_path / "src", tmp_path / "opt"
+def of_users() -> dict[str, str]:
+    """An environment that knows nothing of this checkout."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | {"TORCH_INDEX": ""}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the image's steps have installed the package: its virtual environment."""
+    place, env = tmp_path_factory.mktemp("image"), of_users()
+    source, target = place / "src", place / "opt"
     source.mkdir()
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | {"TORCH_INDEX": ""}
     for step in steps():
         kind, _, rest = step.partition(" ")
         if kind == "COPY":
-            *names, place = rest.split()
+            *names, folder = rest.split()
             for name in names:
-                destination = source / (name if place == "./" else place)
+                destination = source / (name if folder == "./" else folder)
                 subprocess.run(["cp", "-r", ROOT / name, destination], check=True)
         elif kind == "RUN":
             command = rest.replace("/opt/fedphd", str(target)).replace("python -m venv", f"{sys.executable} -m venv")
             done = subprocess.run(["bash", "-c", command], cwd=source, env=env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-    fedphd = target / "bin/fedphd"
+    return target
 
+
+@pytest.mark.image
+def test_the_steps_of_the_image_give_a_working_command(installed: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> str:
-        done = subprocess.run([fedphd, *map(str, arguments)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        command = [installed / "bin/fedphd", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=of_users(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -66,3 +76,21 @@ def test_the_steps_of_the_image_give_a_working_command(tmp_path: Path) -> None:
     run("run", tmp_path / "new/digits.yaml", "--out", tmp_path / "run", *short)
     run("report", tmp_path / "run")  # and so did the template of the page
     assert (tmp_path / "run/report.html").stat().st_size > 500_000
+
+
+@pytest.mark.image
+def test_the_quick_start_works_as_it_stands(installed: Path, tmp_path: Path) -> None:
+    """Every command of the page from `fedphd init` on, in its order, with nothing but the installed wheel."""
+    page = (ROOT / "docs/quickstart.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", page[page.index("## From a wheel") :], re.DOTALL | re.MULTILINE)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    commands = list(dict.fromkeys(line for line in lines if line.startswith("fedphd ")))
+    assert len(commands) == 5
+    env = of_users() | {"PATH": f"{installed / 'bin'}:{os.environ['PATH']}"}
+    for command in commands:
+        (run_directory,) = tmp_path.glob("runs/*") if "RUN_DIR" in command else ("",)
+        told = command.replace("RUN_DIR", str(run_directory))
+        done = subprocess.run(["bash", "-c", told], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{told}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+    assert list(tmp_path.glob("runs/*/report.html"))

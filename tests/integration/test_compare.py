@@ -94,7 +94,7 @@ def test_methods_take_overrides(config: Path) -> None:
     chosen = contenders("fedprox:strategy.mu=1,moon")
     (prox, first), (_, second) = comparison.planned(config, ["seed=3"], chosen, 1)
     assert prox.label == "fedprox:strategy.mu=1"
-    assert first.strategy.model_dump() == {"name": "fedprox", "mu": 1.0}
+    assert first.strategy.model_dump() == {"name": "fedprox", "normalise_steps": False, "mu": 1.0}
     assert (first.seed, second.seed, second.pruning.mode, second.hierarchy.num_edges) == (3, 3, "none", 0)
 
 

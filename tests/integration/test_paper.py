@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from federations import federate
-from made_files import cifar_records, png
+from made_files import cifar_records, idx, png
 
 from fedphd_ray.config import load_config
 from fedphd_ray.forecast import forecast
@@ -62,6 +62,21 @@ def test_the_plan_of_celeba_has_the_papers_figures(
     cost = forecast(experiment)
     assert (cost.dense.params, cost.pruned.params) == params
     assert (cost.dense.macs, cost.pruned.macs) == macs
+
+
+@pytest.mark.parametrize(
+    ("mode", "down", "up"), [("full", 1.0, 1.0), ("usplit", 1.0, 0.5), ("ulatdec", 0.754, 0.754), ("udec", 0.583, 0.583)]
+)
+def test_the_plan_of_feddiffuse_on_fashion_mnist(mode: str, down: float, up: float, tmp_path: Path) -> None:
+    """The network's size, and what all clients receive and send in 15 rounds, as shares of whole models."""
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((300, 28, 28), np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx((np.arange(300) % 10).astype(np.uint8)))
+    overrides = [f"data.path={tmp_path}", f"strategy.mode={mode}"]
+    cost = forecast(load_config(EXAMPLES / "feddiffuse_fashion_mnist.yaml", overrides).build())
+    assert cost.dense.params == 3_098_929
+    received, sent = (cost.bytes_by_hop[hop] / (4 * 3_098_929) for hop in ("cloud_to_client", "client_to_cloud"))
+    assert received == pytest.approx(5 + 14 * 5 * down, rel=2e-3)  # everybody's first download is the whole model
+    assert sent == pytest.approx(15 * 5 * up, rel=0.07 if mode == "usplit" else 2e-3)  # of five, two pairs and one with two parts
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.records import Outcome as Became
+from fedphd_ray.report import progress as report_progress
 from fedphd_ray.report.progress import ConsoleProgress
 from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, RoundDone, Saved, Started
+from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, RoundDone, Sampled, Saved, Started
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
@@ -27,17 +28,18 @@ def victim() -> int:
 
 
 def test_a_run_is_told_from_start_to_end(tmp_path: Path) -> None:
-    config = method(NAME, checkpoint={"every": 2}, evaluation={"every": 4, "num_samples": 4, "steps": 2})
+    config = method(NAME, checkpoint={"every": 2}, evaluation={"every": 4, "num_samples": 4, "chunk_size": 3, "steps": 2})
     recorder = Recorder()
     summary = runs.run(config.build(), tmp_path, recorder)
     told = [type(event) for event in recorder.events]
     assert told == [
-        *(Started, Judged),
+        *(Started, Sampled, Sampled, Judged),
         *(Planned, RoundDone),
         *(Planned, Pruned, RoundDone, Saved),
         *(Planned, RoundDone),
-        *(Judged, Planned, RoundDone, Saved, Ended),
+        *(Sampled, Sampled, Judged, Planned, RoundDone, Saved, Ended),
     ]
+    assert [event for event in recorder.events if isinstance(event, Sampled)][:2] == [Sampled(0, 3, 4), Sampled(0, 4, 4)]
     pruned = next(event for event in recorder.events if isinstance(event, Pruned))
     assert (pruned.round, pruned.version, pruned.num_params) == (2, 1, summary.params_final)
     planned = [event.plan for event in recorder.events if isinstance(event, Planned)]
@@ -46,8 +48,21 @@ def test_a_run_is_told_from_start_to_end(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoints/round-000004")
     again = Recorder()
     runs.resume(config.build(), tmp_path, again)
-    assert [type(event) for event in again.events] == [Started, *told[8:]]
+    assert [type(event) for event in again.events] == [Started, *told[10:]]
     assert again.begun[0] == 2
+
+
+def test_drawing_many_samples_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing where it is quick; and nothing of the last ones, which the figures follow."""
+    clock = iter([0.0, 14.0, 15.0, 29.0, 30.0, 45.0])
+    monkeypatch.setattr(report_progress.time, "monotonic", lambda: next(clock))
+    progress = ConsoleProgress(Console(width=300), 4)
+    for num in (1000, 2000, 3000, 4000, 5000, 6000):
+        progress.on_event(Sampled(20, num, 6000))
+    assert capsys.readouterr().out.splitlines() == [
+        "round 20: 3,000 of 6,000 samples drawn to judge it",
+        "round 20: 5,000 of 6,000 samples drawn to judge it",
+    ]
 
 
 def faulty(fault: dict[str, object], pool: ActorPool | None = None, **failures: object) -> tuple[Outcome, Recorder]:

@@ -247,6 +247,25 @@ def test_a_refusal_is_what_it_was_whatever_lies_in_the_place_of_a_status(harm: s
         raise UserError("checkpoint", expected="one", found="none")
 
 
+def test_ten_thousand_clients_are_listed_watched_and_reported(tmp_path: Path) -> None:
+    """A fifth of them in each of five rounds, without a training step; the page groups them, and stays small."""
+    config = tiny(
+        data={"name": "shapes", "image_size": 8, "num_images": 20_000, "num_clients": 10_000, "partition": {"name": "iid"}},
+        schedule={"rounds": 5, "clients_per_round": 2000},
+        local={"steps": 0},
+        devices={"preset": "mixed"},
+    )
+    runs.run(config.build(), tmp_path / "run", Recorder(), config_yaml=config.to_yaml())
+    (listed,) = json.loads(fedphd_in_process("list", tmp_path, "--json").partition("\n")[2])
+    assert (listed["state"], listed["round"]) == ("finished", 5)
+    assert "round 5" in fedphd_in_process("watch", tmp_path / "run")
+    fedphd_in_process("report", tmp_path / "run", "--out", tmp_path / "r.html")
+    assert "Of 10,000 clients" in (tmp_path / "r.html").read_text()
+    assert (tmp_path / "r.html").stat().st_size < 5e6
+    if CHROMIUM is not None:
+        require_drawn(tmp_path / "r.html", len(charts([("run", RunView.of(tmp_path / "run"))])), tmp_path)
+
+
 def require_drawn(path: Path, number: int, tmp_path: Path) -> None:
     """A page in a browser: so many charts, and not a word on the console."""
     assert CHROMIUM is not None

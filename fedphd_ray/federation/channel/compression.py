@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal, sealed
+from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal
 from fedphd_ray.sections import Section
+from fedphd_ray.tensors import as_tensor, new, split
 
 BLOCK = 512
 """Values that share a scale and an offset: 8 bytes for each block, so that int8 takes 3.94 times fewer bytes than float32."""
 CHUNK_BLOCKS = 128
 """Blocks that are worked on at once: a quarter of a MiB, which stays in a core's cache."""
-LARGEST_HALF = 65504.0
 LARGEST_SCALE = 1e36
 
 
@@ -58,45 +58,44 @@ class LossyCodec(Section):
         raise NotImplementedError
 
 
-class Bfloat16(LossyCodec):
-    """Two bytes a parameter, the range of float32: a relative error of at most 2^-8."""
+class Halves(LossyCodec):
+    """Two bytes a parameter, to the nearest; what would overflow becomes the largest there is."""
+
+    dtype: ClassVar[torch.dtype]
+    name: ClassVar[str]
+
+    def num_bytes(self, num_values: int) -> int:
+        """Two for each."""
+        return 2 * num_values + CHECKSUM_BYTES
+
+    def encode(self, values: Tensor, noise: Noise) -> Buffer:
+        """Piece by piece, as they fit into a cache."""
+        data, largest = blank(self.num_bytes(values.numel())), torch.finfo(self.dtype).max
+        halves = torch.from_numpy(data[:-CHECKSUM_BYTES].view(np.int16)).view(self.dtype)
+        for piece, out in split(values, halves):
+            out.copy_(piece.clamp(-largest, largest))
+        return seal(data)
+
+    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
+        """As float32."""
+        body = opened(data, self.num_bytes(num_values), self.name)
+        return new(num_values).copy_(as_tensor(body.view(np.int16)).view(self.dtype))
+
+
+class Bfloat16(Halves):
+    """The range of float32: a relative error of at most 2^-8."""
 
     codec: Literal["bfloat16"]
     name: ClassVar[str] = "bfloat16"
-
-    def num_bytes(self, num_values: int) -> int:
-        """Two for each."""
-        return 2 * num_values + CHECKSUM_BYTES
-
-    def encode(self, values: Tensor, noise: Noise) -> Buffer:
-        """To the nearest; what would overflow becomes the largest there is."""
-        largest = torch.finfo(torch.bfloat16).max
-        return sealed(values.clamp(-largest, largest).bfloat16().view(torch.int16).numpy().view(np.uint8))
-
-    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
-        """As float32."""
-        body = opened(data, self.num_bytes(num_values), self.name)
-        return torch.from_numpy(body.view(np.int16).copy()).view(torch.bfloat16).float()
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
 
 
-class Float16(LossyCodec):
-    """Two bytes a parameter: a relative error of at most 2^-11 between 6.1e-5 and 65,504; what is larger becomes 65,504."""
+class Float16(Halves):
+    """A relative error of at most 2^-11 between 6.1e-5 and 65,504; what is larger becomes 65,504."""
 
     codec: Literal["float16"]
     name: ClassVar[str] = "float16"
-
-    def num_bytes(self, num_values: int) -> int:
-        """Two for each."""
-        return 2 * num_values + CHECKSUM_BYTES
-
-    def encode(self, values: Tensor, noise: Noise) -> Buffer:
-        """To the nearest."""
-        return sealed(values.clamp(-LARGEST_HALF, LARGEST_HALF).half().numpy().view(np.uint8))
-
-    def decode(self, data: Buffer, num_values: int, noise: Noise) -> Tensor:
-        """As float32."""
-        body = opened(data, self.num_bytes(num_values), self.name)
-        return torch.from_numpy(body.view(np.float16).astype(np.float32))
+    dtype: ClassVar[torch.dtype] = torch.float16
 
 
 class Affine(LossyCodec):
@@ -157,8 +156,7 @@ class Affine(LossyCodec):
         scales, middles = torch.from_numpy(body[: 8 * num_blocks].view(np.float32).copy()).view(2, num_blocks)
         packed = body[8 * num_blocks :]
         levels = torch.from_numpy(np.require(self._unpacked(packed, num_values), requirements="W"))
-        half = (2**self.bits - 1) / 2
-        values = torch.from_numpy(np.empty(num_blocks * BLOCK, np.float32))  # huge pages, see `tensors.new_like`
+        half, values = (2**self.bits - 1) / 2, new(num_blocks * BLOCK)
         wide = bool((scales > LARGEST_SCALE).any())  # levels times scales overflow there
         lowest = middles - half * scales
         for first in range(0, num_blocks, CHUNK_BLOCKS):

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import ray
@@ -100,20 +100,21 @@ class RayBackend:
         deadline = time.monotonic() + self._config.round_timeout_seconds
         return RayMerge(self._pool, tasks, self._setup.topology, self._setup.codecs, self._setup.faults, deadline).run()
 
-    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
-        """Spreads the chunks over the hosts; each chunk's noise is its own, so the images do not depend on where it is drawn."""
-        deadline = time.monotonic() + self._config.round_timeout_seconds
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> Iterator[NDArray[np.float32]]:
+        """Spreads the chunks over the hosts; each chunk's noise is its own, so the images do not depend on where it is drawn.
+
+        The deadline is that of the next chunk: there may be many.
+        """
         hosts = self._pool.hosts[: self.slots]
         calls = [(chunk, hosts[index % len(hosts)]) for index, chunk in enumerate(chunks)]
         refs = [host.sample.remote(model, chunk) for chunk, host in calls]
-        images: list[NDArray[np.float32]] = []
         for (chunk, host), ref in zip(calls, refs, strict=True):
+            deadline = time.monotonic() + self._config.round_timeout_seconds
             try:
-                images += self._get_all([ref], deadline, "sampling")
+                yield from self._get_all([ref], deadline, "sampling")
             except _ActorLostError as error:
                 self._pool.replace(host, f"sampling: {error}")
-                images += self._get_all([self._pool.hosts[0].sample.remote(model, chunk)], deadline, "sampling")
-        return np.concatenate(images)
+                yield from self._get_all([self._pool.hosts[0].sample.remote(model, chunk)], deadline, "sampling")
 
     def take_replacements(self) -> list[str]:
         """Hosts and edges that died, and what they were doing."""

@@ -1,7 +1,7 @@
 """A budget for what clients keep between rounds: beyond it, the states not used for longest lie in files."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class SpillingBackend:
         """As the backend within."""
         return self._inner.merge(tasks)
 
-    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> Iterator[NDArray[np.float32]]:
         """As the backend within."""
         return self._inner.sample(model, chunks)
 

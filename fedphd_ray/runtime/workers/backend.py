@@ -1,6 +1,6 @@
 """What the cloud's main loop asks of whoever runs a round. Two implementations: Ray actors, and one process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -108,8 +108,8 @@ class Backend(Protocol):
     def merge(self, tasks: Sequence[MergeTask]) -> list[MergeOutcome]:
         """Merges models at nodes between edges and cloud; outcomes in the order of the tasks."""
 
-    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
-        """Images [sum of sizes, C, H, W] in [0, 1], in the order of the chunks."""
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> Iterator[NDArray[np.float32]]:
+        """Images [size, C, H, W] in [0, 1] of each chunk, in their order, as they are drawn."""
 
     def take_replacements(self) -> list[str]:
         """A sentence for each process that died and was replaced since this was asked last."""

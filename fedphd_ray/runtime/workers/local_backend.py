@@ -1,6 +1,6 @@
 """The in-process twin: the same classes as on Ray, called in turn; the reference for bits, and the way in for debuggers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +54,11 @@ class LocalBackend:
             results.append(MergeOutcome(model, rows))
         return results
 
-    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> NDArray[np.float32]:
+    def sample(self, model: Handle, chunks: Sequence[SampleChunk]) -> Iterator[NDArray[np.float32]]:
         """Chunk by chunk."""
         payload = self.get_payload(model)
-        return np.concatenate([self._host.sample(payload, chunk) for chunk in chunks])
+        for chunk in chunks:
+            yield self._host.sample(payload, chunk)
 
     def take_replacements(self) -> list[str]:
         """No processes of its own."""
