@@ -54,10 +54,18 @@ def test_uniform_and_by_size() -> None:
     assert often(BySize(name="by_size"), num=1) == pytest.approx(IMAGES / IMAGES.sum(), abs=0.025)
 
 
+def test_those_without_weight_come_last() -> None:
+    """Two have one: both are in a cohort of three, with any of the others."""
+    weights = np.array([0.0, 2.0, 0.0, 0.0, 1.0])
+    drawn = [frozenset(draw(seed).some(np.arange(5), 3, weights).tolist()) for seed in range(100)]
+    assert set(drawn) == {frozenset({1, 4, other}) for other in (0, 2, 3)}
+
+
 def test_tiers_hold_clients_of_like_speed() -> None:
     rule, fast = TieredSampling(name="tiers", groups=2), {1, 3, 5, 7, 8}
     drawn = [set(rule.draw(draw(seed)).tolist()) for seed in range(200)]
-    assert all(one <= fast or not one & fast for one in drawn)
+    assert all(len(one) == 3 and (one <= fast or not one & fast) for one in drawn)
+    assert 70 < sum(one <= fast for one in drawn) < 130  # both groups have as many clients
     assert 60 < sum(one <= fast for one in drawn) < 140
 
 

@@ -154,6 +154,20 @@ def test_stale_updates_start_from_former_models_and_count_less() -> None:
     assert any(factor < 1 for *_, factor in stale)
 
 
+def test_in_a_deep_tree_every_link_takes_its_time_in_every_round() -> None:
+    """Down and up again over two tiers, a second each way and link: the second round takes as long as the first."""
+    tiers = [{"name": "edge", "nodes": 4, "period": 1}, {"name": "region", "nodes": 2, "period": 1}]
+    fast = EQUAL | {"macs_per_second": 1e15, "download_mbit": 1e6, "upload_mbit": 1e6, "latency_ms": 0}
+    config = method(
+        "fedavg",
+        devices={"classes": [fast], "edges": {"latency_ms": 1000, "download_mbit": 1e6, "upload_mbit": 1e6}},
+        hierarchy={"num_edges": 4, "cloud_period": 1, "tiers": tiers},
+        schedule={"rounds": 3, "clients_per_round": 6},
+        pruning={"mode": "none", "round": None},
+    )
+    assert [record.sim_seconds for record in federate(config).records] == pytest.approx([4, 8, 12], abs=0.01)
+
+
 def test_slow_clients_take_fewer_steps() -> None:
     chosen = mixed("scale_work", "fednova", local={"epochs": 4})
     outcome = federate(chosen)

@@ -153,11 +153,7 @@ class OverSelect(Wait):
         first = sorted((job.since, job.client) for job in jobs if not job.gone)[:wanted]
         used = frozenset(client for _, client in first)
         over = first[-1][0] if len(first) == wanted else max(job.since for job in jobs)
-        ends = {}
-        for edge, own in _by_edge(jobs).items():
-            waiting = any(job.client not in used and job.since > over for job in own)
-            ends[edge] = over if waiting else min(over, max(job.since for job in own))
-        return Settled(used, ends)
+        return Settled(used, {edge: min(over, max(job.since for job in own)) for edge, own in _by_edge(jobs).items()})
 
 
 class Buffered(Rule):
