@@ -1,7 +1,10 @@
 """Files that may come from a stranger: regular files of a sane size, read whole; and writes that follow no link of his."""
 
+import contextlib
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedphd_ray.errors import UserError
@@ -104,6 +107,25 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which then takes the place of whatever lies there: it is seen whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    partial.mkdir(parents=True)
+    yield partial
+    _remove(path)
+    partial.rename(path)
+
+
+def _remove(path: Path) -> None:
+    """A file, a link or a folder; nothing, where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _kind(mode: int) -> str:

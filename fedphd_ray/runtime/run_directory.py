@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedphd_ray.diffusion.export import export_stock, opener, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet, parameter_shapes
 from fedphd_ray.federation.channel.links import model_bytes
-from fedphd_ray.files import MIB, read_text, write_whole
+from fedphd_ray.files import MIB, read_text, whole_folder, write_whole
 from fedphd_ray.records import Payload
 from fedphd_ray.runtime.books import Books
 from fedphd_ray.runtime.experiment import Experiment
@@ -90,11 +90,16 @@ def model_folder(client: int | None) -> str:
 
 
 def save_model(experiment: Experiment, model: Payload, directory: Path) -> str:
-    """Writes the delivered model, and says in a sentence whether stock diffusers opens it.
+    """Writes the delivered model in the place of whatever lies there, and says in a sentence whether stock diffusers opens it.
 
     `directory` holds the exact model (config.json + safetensors) and its noise process (scheduler/); where it can be a stock
     network too, what else `DDIMPipeline.from_pretrained(directory)` opens lies beside it (model_index.json, unet/).
     """
+    with whole_folder(directory) as folder:
+        return _write_model(experiment, model, folder)
+
+
+def _write_model(experiment: Experiment, model: Payload, directory: Path) -> str:
     unet = build_unet(experiment.spec, model.layout.by_name)
     unet.load_state_dict(model.layout.views(as_tensor(model.vector)))
     unet.save_pretrained(directory)
