@@ -260,7 +260,9 @@ def test_ten_thousand_clients_are_listed_watched_and_reported(tmp_path: Path) ->
     assert (listed["state"], listed["round"]) == ("finished", 5)
     assert "round 5" in fedphd_in_process("watch", tmp_path / "run")
     fedphd_in_process("report", tmp_path / "run", "--out", tmp_path / "r.html")
-    assert "Of 10,000 clients" in (tmp_path / "r.html").read_text()
+    text = (tmp_path / "r.html").read_text()
+    assert "Of 10,000 clients" in text
+    assert re.search(r"clients, \d+ to a row", text)
     assert (tmp_path / "r.html").stat().st_size < 5e6
     if CHROMIUM is not None:
         require_drawn(tmp_path / "r.html", len(charts([("run", RunView.of(tmp_path / "run"))])), tmp_path)
