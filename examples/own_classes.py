@@ -1,11 +1,16 @@
 """Classes of your own in a configuration: PYTHONPATH=examples fedphd run examples/own_classes.yaml"""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from fedphd_ray.data.partition import PartitionRule
+from fedphd_ray.diffusion.metrics import Judged, Metric
 from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, opened, sealed
 from fedphd_ray.federation.channel.compression import LossyCodec
 from fedphd_ray.federation.planning.sampling import Clients, Draw, SamplingRule
@@ -83,3 +88,32 @@ class Signs(LossyCodec):
         body = opened(data, self.num_bytes(num_values), self.name)
         signs = torch.from_numpy(np.unpackbits(body[4:], count=num_values)).float()
         return (2 * signs - 1) * float(body[:4].copy().view(np.float32)[0])
+
+
+class Zipf(PartitionRule):
+    """Client c's share of the images falls as 1 / (c + 1)^exponent; labels as they come."""
+
+    exponent: Annotated[float, Field(ge=0, le=3)] = 1.0
+
+    def split(
+        self,
+        labels: NDArray[np.int64],
+        num_classes: int,
+        num_clients: int,
+        rng: np.random.Generator,
+        owners: NDArray[np.int64] | None = None,
+    ) -> list[NDArray[np.int64]]:
+        """One image for everybody, and the rest by shares."""
+        shares = np.arange(1, num_clients + 1) ** -self.exponent
+        ends = np.round(np.cumsum(shares / shares.sum()) * (len(labels) - num_clients)).astype(int)[:-1]
+        first, rest = np.split(rng.permutation(len(labels)), [num_clients])
+        return [np.append(one, more) for one, more in zip(first, np.split(rest, ends), strict=True)]
+
+
+class Sharpness(Metric):
+    """How far neighbouring pixels differ, in samples and in real images; and which class is drawn most."""
+
+    def measure(self, judged: Judged) -> Mapping[str, float]:
+        """Figures by name."""
+        drawn, real = (float(images.diff(dim=-1).abs().mean()) for images in (judged.samples, judged.real_images))
+        return {"sharpness": drawn / real, "commonest_class": float(judged.classes.mode().values)}

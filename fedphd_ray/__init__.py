@@ -11,12 +11,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedphd_ray.api import Run, arrays, compare, configuration, resume, run
     from fedphd_ray.config import Config
+    from fedphd_ray.data.partition import PartitionRule
+    from fedphd_ray.diffusion.metrics import Metric
     from fedphd_ray.strategies.base import LocalMethod, LocalStart, Strategy
 
 __version__ = "0.2.0"
-__all__ = ["Config", "LocalMethod", "LocalStart", "Run", "Strategy", "arrays", "compare", "configuration", "resume", "run"]
+__all__ = [
+    "Config",
+    "LocalMethod",
+    "LocalStart",
+    "Metric",
+    "PartitionRule",
+    "Run",
+    "Strategy",
+    "arrays",
+    "compare",
+    "configuration",
+    "resume",
+    "run",
+]
 
-_HOMES = {"Config": "config", "LocalMethod": "strategies.base", "LocalStart": "strategies.base", "Strategy": "strategies.base"}
+_HOMES = {
+    "Config": "config",
+    "LocalMethod": "strategies.base",
+    "LocalStart": "strategies.base",
+    "Metric": "diffusion.metrics",
+    "PartitionRule": "data.partition",
+    "Strategy": "strategies.base",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,8 @@ from fedphd_ray import comparison
 from fedphd_ray.config import Config, load_config, parse_config
 from fedphd_ray.contenders import contenders
 from fedphd_ray.data.dataset import ImageDataset
+from fedphd_ray.data.partition import PartitionRule
+from fedphd_ray.diffusion.metrics import Metric
 from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.overrides import read_tree
 from fedphd_ray.runtime import run as runs
@@ -86,6 +88,26 @@ class Run:
         return target
 
 
+@dataclass(frozen=True)
+class Handed:
+    """Objects in the place of what a configuration names; None where it shall have its way."""
+
+    data: ImageDataset | None
+    partition: PartitionRule | None
+    strategy: Strategy | None
+    metrics: Sequence[Metric] | None
+
+    def taken_out_of(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration's tree without what these objects replace: their classes are not imported by name."""
+        own = dict(tree)
+        if self.strategy is not None:
+            own.pop("strategy", None)
+        for given, section, key in ((self.partition, "data", "partition"), (self.metrics, "evaluation", "metrics")):
+            if given is not None and isinstance(own.get(section), Mapping):
+                own[section] = {name: value for name, value in own[section].items() if name != key}
+        return own
+
+
 def configuration(source: Configuration, *overrides: str) -> Config:
     """A configuration from a dictionary, a YAML file or another configuration.
 
@@ -130,7 +152,9 @@ def run(
     out: str | Path,
     *,
     data: ImageDataset | None = None,
+    partition: PartitionRule | None = None,
     strategy: Strategy | None = None,
+    metrics: Sequence[Metric] | None = None,
     reporters: Sequence[Reporter] = (),
     say: Say = unheard,
 ) -> Run:
@@ -140,7 +164,9 @@ def run(
         source: the configuration. With `data`, its section `data` needs no name: `{"num_clients": 10, "partition": {...}}`.
         out: the run directory; must not hold a run yet.
         data: your own images (`arrays`), in the place of those that the configuration names.
-        strategy: your own method, in the place of the configured one.
+        partition: your own way to divide them, in the place of the configured one.
+        strategy: your own method, likewise.
+        metrics: your own figures of samples, likewise.
         reporters: told of everything that happens (`runtime.events`).
         say: told, in a sentence each, of what comes before the first round; `print` shows it.
 
@@ -150,7 +176,7 @@ def run(
     """
     if data is not None and not isinstance(source, Config):
         source = _of_given_data(source)
-    experiment = _experiment(configuration(source), data, strategy, say)
+    experiment = _experiment(configuration(source), Handed(data, partition, strategy, metrics), say)
     directory = Path(out)
     runs.run(experiment, directory, Reporters(*reporters), say, dump_yaml(dict(experiment.settings)))
     return Run(directory)
@@ -160,12 +186,14 @@ def resume(
     directory: str | Path,
     *,
     data: ImageDataset | None = None,
+    partition: PartitionRule | None = None,
     strategy: Strategy | None = None,
+    metrics: Sequence[Metric] | None = None,
     reporters: Sequence[Reporter] = (),
     trust: Collection[str] = (),
     say: Say = unheard,
 ) -> Run:
-    """Goes on with a run from its last checkpoint, to the same final bits; `data` and `strategy` as they were given to `run`.
+    """Goes on with a run from its last checkpoint, to the same final bits; whatever was handed to `run` is handed over again.
 
     `trust` names the classes of your own that the run's configuration may import (`module:Name`).
 
@@ -175,10 +203,9 @@ def resume(
     """
     path = Path(directory)
     Identity.read(path)
-    tree = read_tree(path / "config.yaml")
-    if strategy is not None:
-        tree.pop("strategy", None)
-    experiment = _experiment(parse_config(tree, trust), data, strategy, say)
+    handed = Handed(data, partition, strategy, metrics)
+    tree = handed.taken_out_of(read_tree(path / "config.yaml"))
+    experiment = _experiment(parse_config(tree, trust), handed, say)
     runs.resume(experiment, path, Reporters(*reporters), say)
     return Run(path)
 
@@ -221,9 +248,14 @@ def _of_given_data(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     return tree | {"data": {"name": "given", **kept}}
 
 
-def _experiment(chosen: Config, data: ImageDataset | None, strategy: Strategy | None, say: Say) -> Experiment:
-    experiment = chosen.build(say, data)
-    if strategy is None:
+def _experiment(chosen: Config, handed: Handed, say: Say) -> Experiment:
+    if handed.partition is not None:
+        chosen = chosen.model_copy(update={"data": chosen.data.model_copy(update={"partition": handed.partition})})
+    if handed.metrics is not None:
+        judging = chosen.evaluation.model_copy(update={"metrics": tuple(handed.metrics)})
+        chosen = chosen.model_copy(update={"evaluation": judging})
+    experiment = chosen.build(say, handed.data)
+    if handed.strategy is None:
         return experiment
-    settings = dict(experiment.settings) | {"strategy": strategy.model_dump(mode="json")}
-    return replace(experiment, strategy=strategy, settings=settings)
+    settings = dict(experiment.settings) | {"strategy": handed.strategy.model_dump(mode="json")}
+    return replace(experiment, strategy=handed.strategy, settings=settings)

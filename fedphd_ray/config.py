@@ -25,7 +25,6 @@ from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.fitting import require_fit
 from fedphd_ray.overrides import read_tree
 from fedphd_ray.plugins import trusting
-from fedphd_ray.population import ClientRows
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.reporters.config import ReportingConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -88,7 +87,7 @@ class Config(Section):
         dataset = self.data.load(self.seed, say) if dataset is None else dataset
         spec = UNetSpec.of(self.model, dataset.image_size, dataset.channels, dataset.num_classes)
         rng = numpy_rng(self.seed, Purpose.PARTITION)
-        indices = self.data.partition.split(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
+        rows = self.data.partition.divide(dataset.labels, dataset.num_classes, self.data.num_clients, rng, dataset.owners)
         if self.evaluation.every:
             self.evaluation.features.require()
         pruning = within_budget(spec, self.pruning)
@@ -100,7 +99,7 @@ class Config(Section):
             drift=self.data.drift,
             seed=self.seed,
             dataset=dataset,
-            client_rows=ClientRows.of(indices),
+            client_rows=rows,
             spec=spec,
             process=NoiseProcess(self.process),
             strategy=self.method,

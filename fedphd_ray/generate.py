@@ -1,9 +1,10 @@
 """Images from a saved model, and their quality."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -13,16 +14,16 @@ from torch import Tensor
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.folders import ImageFolder
 from fedphd_ray.data.sources import DataSource, Digits
-from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
+from fedphd_ray.diffusion.extractors import Features
 from fedphd_ray.diffusion.labels import in_proportion, num_classes_of
-from fedphd_ray.diffusion.neighbours import Manifolds
+from fedphd_ray.diffusion.metrics import PrecisionRecall
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig, load_process
 from fedphd_ray.diffusion.pruned_unet import load_unet, model_folder, read_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import ConfigError, DataError, ModelFileError
 from fedphd_ray.overrides import read_tree
-from fedphd_ray.plugins import trusting
+from fedphd_ray.plugins import named_in, trusting
 from fedphd_ray.runtime.evaluation import EvaluationConfig, quality_meter
 from fedphd_ray.saying import Say
 from fedphd_ray.sections import Section
@@ -111,13 +112,11 @@ class Judgement:
     """Figures of a model's samples, or of pictures.
 
     Attributes:
-        quality: FID, KID, classes.
-        manifolds: precision, recall, class score; None where samples are not finite.
+        quality: FID, KID, classes; precision, recall and the class score, and what else the configuration asks for.
         what: what was judged, in words.
     """
 
     quality: QualityReport
-    manifolds: Manifolds | None
     what: str
 
 
@@ -131,6 +130,7 @@ def judge(
     split: str | None = None,
     features: Features | None = None,
     guidance: float = 1.0,
+    trust: Collection[str] = (),
 ) -> Judgement:
     """Quality of a saved model, or of a folder of pictures, against a data set.
 
@@ -145,8 +145,9 @@ def judge(
             from the training split in any case.
         features: to compare in; None for those of the configuration.
         guidance: of a class-conditional model, which is asked for classes as often as the data has them.
+        trust: classes of the user's own that the configuration may import (`module:Name`).
     """
-    chosen, data_seed, configured = _source(_configuration_of(model_dir, say) if data is None else data)
+    chosen, data_seed, judging = _source(_configuration_of(model_dir, say) if data is None else data, trust, say)
     compared = chosen if split is None else chosen.of_split(split)
     reference = compared.load(data_seed, say)
     labels = None
@@ -167,9 +168,9 @@ def judge(
             remedy="judge a model against the data it was trained on",
         )
     learnt = reference if compared == chosen.training else chosen.training.load(data_seed, say)
-    meter = quality_meter(reference, learnt, features or configured)
-    quality = meter.evaluate(images, steps, labels)
-    return Judgement(quality, meter.manifolds(images) if quality.num_finite == len(images) else None, what)
+    metrics = (PrecisionRecall(), *(metric for metric in judging.metrics if not isinstance(metric, PrecisionRecall)))
+    meter = quality_meter(reference, learnt, features or judging.features, metrics)
+    return Judgement(meter.evaluate(images, steps, labels), what)
 
 
 def named_features(text: str) -> Features:
@@ -221,16 +222,30 @@ class _Judged(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-def _source(data: str) -> tuple[DataSource, int, Features]:
-    """A data set's configuration, the seed it is loaded with, and the features it is judged in."""
+def _source(data: str, trust: Collection[str], say: Say) -> tuple[DataSource, int, EvaluationConfig]:
+    """A data set's configuration, the seed it is loaded with, and how it is judged."""
     if data == "digits":
-        return Digits(), 0, ClassifierFeatures()
+        return Digits(), 0, EvaluationConfig()
     tree = {key: value for key, value in read_tree(Path(data)).items() if key in _Judged.model_fields}
+    _leave_out(tree, trust, say)
     try:  # the file may lie in somebody else's run directory
-        own = _Judged.model_validate_json(json.dumps(tree), strict=True, context=trusting(()))
+        own = _Judged.model_validate_json(json.dumps(tree), strict=True, context=trusting(trust))
     except ValidationError as error:
         raise explained(error, _Judged) from None
-    return own.data, own.seed, own.evaluation.features
+    return own.data, own.seed, own.evaluation
+
+
+def _leave_out(tree: dict[str, Any], trust: Collection[str], say: Say) -> None:
+    """Takes out what a judgement needs not: who has which image, and metrics for which nobody vouches."""
+    data, judging = tree.get("data"), tree.get("evaluation")
+    if isinstance(data, dict):
+        data.pop("partition", None)
+    if not isinstance(judging, dict) or not isinstance(judging.get("metrics"), list):
+        return
+    unknown = sorted(named_in(judging["metrics"]) - set(trust))
+    judging["metrics"] = [metric for metric in judging["metrics"] if not named_in(metric) & set(unknown)]
+    for path in unknown:
+        say(f"note: the configuration names a metric to import, {path}: it is left out; if it is yours, add --trust {path}")
 
 
 def _image_shape(unet: UNet2DModel, model_dir: Path) -> tuple[int, int, int]:

@@ -89,7 +89,7 @@ def imported(path: str, where: str, trusted: Collection[str] | None = None) -> o
             where,
             expected="code that you trust: this configuration lies in a run directory, and names a class to import",
             found=path,
-            remedy=f"if it is yours, say so: fedphd resume takes --trust {path}; elsewhere hand over a configuration of your own",
+            remedy=f"if it is yours, say so: --trust {path}, in Python trust=['{path}']",
         )
     module, _, name = path.partition(":")
     try:

@@ -6,15 +6,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from fedphd_ray.errors import Stopped
+from fedphd_ray.errors import FedPhDError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEAR_SECONDS = 0.2  # for the thread that hears of signals to have its turn
+ABORTS = "torch"  # if something is raised within
 GRACE_SECONDS = 1.0  # `ray job stop` kills after three, and a busy machine takes its time
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -37,7 +38,8 @@ class Stopping:
 
     An exception that is raised while foreign code runs (an extension, a callback, a finaliser) may be swallowed or wrapped there,
     and code that does not return to Python is not interrupted at all. So a thread hears of signals too, through a pipe; it waits
-    for a while and then ends the process, with the same message and the same exit code.
+    for a while and then ends the process, with the same message and the same exit code. Within torch nothing is raised: it calls
+    Python from C++ functions that no exception may leave, and the process would abort.
     """
 
     def __init__(self) -> None:
@@ -120,12 +122,20 @@ class Stopping:
         hints, clean_ups = [hint] if hint else [], [clean_up] if clean_up else []
         self._hints += hints
         self._clean_ups += clean_ups
-        yield
-        # Not in a `finally`: whoever is stopped inside still has to be told, and everything cleaned up.
-        for own in hints:
-            self._hints.remove(own)
-        for each in clean_ups:
-            self._clean_ups.remove(each)
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, FedPhDError) and self.heard() is not None:
+                raise  # whoever is stopped inside still has to be told, and everything cleaned up
+            self._forget(hints, clean_ups)
+            raise
+        self._forget(hints, clean_ups)
+
+    def _forget(self, hints: Sequence[Hint], clean_ups: Sequence[Callable[[], None]]) -> None:
+        for hint in hints:
+            self._hints.remove(hint)
+        for clean_up in clean_ups:
+            self._clean_ups.remove(clean_up)
 
     def finish(self, what: str, exit_code: int) -> None:
         """Ends the process: one message, everything that it started ended, nothing left. From any thread; never returns."""
@@ -145,8 +155,11 @@ class Stopping:
         """The handler, in the main thread; asked a second time the process ends at once."""
         if self._asked is not None and frame is not None and self._asked.raised:
             self.finish(str(self._asked), self._asked.exit_code)
-        self._ask(number).raised = True
-        raise self._ask(number)
+        asked = self._ask(number)
+        if any(own.f_globals.get("__name__", "").partition(".")[0] == ABORTS for own in _stack(frame)):
+            return  # the thread ends it
+        asked.raised = True
+        raise asked
 
     def _hear(self, reader: int) -> None:
         number = 0
@@ -164,6 +177,12 @@ class Stopping:
         self._asked = self._asked or Stopped(signal.Signals(number).name, number)
         self._heard.set()
         return self._asked
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 STOPPING = Stopping()

@@ -101,9 +101,9 @@ def test_pictures_are_judged_like_samples(finished: Path, tmp_path: Path) -> Non
     judged = judge(tmp_path, str(finished / "config.yaml"), 1000, 0, 2, print)
     assert judged.what == "120 pictures"
     assert judged.quality.fid < 0.01
-    assert judged.manifolds is not None
-    assert (judged.manifolds.precision, judged.manifolds.recall) == (1.0, 1.0)
-    assert judged.manifolds.class_score > 7
+    figures = judged.quality.metrics
+    assert (figures["precision"], figures["recall"]) == (1.0, 1.0)
+    assert figures["class_score"] > 7
     with pytest.raises(DataError, match="--split"):
         judge(tmp_path, str(finished / "config.yaml"), 1000, 0, 2, print, "test")
 

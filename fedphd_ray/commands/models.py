@@ -59,6 +59,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 50,
     guidance: Guidance = 1.0,
+    trust: Annotated[
+        list[str], typer.Option("--trust", metavar="MODULE:NAME", help="A class of your own that the configuration names.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Quality figures of a saved model, or of a folder of pictures: FID, KID, precision, recall, classes."""
     wait_passively()
@@ -66,12 +69,11 @@ def evaluate(
         from fedphd_ray.generate import judge, named_features  # noqa: PLC0415
 
         chosen = None if features is None else named_features(features)
-        judged = judge(model_dir, data, num_samples, seed, steps, say, split, chosen, guidance)
-    quality, spread = judged.quality, judged.manifolds
+        judged = judge(model_dir, data, num_samples, seed, steps, say, split, chosen, guidance, trust)
+    quality = judged.quality
     say(f"FID {quality.fid:.4f}, KID {quality.kid:.5f} ({judged.what}; features: {quality.features})")
-    if spread is not None:
-        nearest = f"precision {spread.precision:.3f}, recall {spread.recall:.3f} (3 nearest neighbours)"
-        say(f"{nearest}, class score {spread.class_score:.2f}")
+    if quality.metrics:
+        say(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in quality.metrics.items()))
     histogram = " ".join(f"{label}:{num}" for label, num in enumerate(quality.class_histogram))
     say(f"classes among the samples: {histogram}")
     if quality.asked_for is not None:

@@ -4,13 +4,15 @@
 where the data names some.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from fedphd_ray.errors import DataError
+from fedphd_ray.plugins import OrOwn
 from fedphd_ray.population import ClientRows
 from fedphd_ray.sections import Section
 
@@ -18,7 +20,29 @@ Indices = NDArray[np.int64]
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding
 
 
-class Iid(Section):
+class PartitionRule(Section):
+    """A way to divide the images; its fields are keys of the configuration."""
+
+    def split(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> Sequence[Indices]:
+        """Indices of each client; see the module."""
+        raise NotImplementedError
+
+    def divide(
+        self, labels: Indices, num_classes: int, num_clients: int, rng: np.random.Generator, owners: Indices | None = None
+    ) -> ClientRows:
+        """The same, seen to be a partition.
+
+        Raises:
+            DataError: an image belongs to nobody or to several, or a client has none.
+        """
+        parts = [np.sort(np.asarray(part)) for part in self.split(labels, num_classes, num_clients, rng, owners)]
+        _require_partition(parts, len(labels), num_clients)
+        return ClientRows.of([part.astype(np.int64) for part in parts])
+
+
+class Iid(PartitionRule):
     """Random shares of (nearly) equal size."""
 
     name: Literal["iid"] = "iid"
@@ -31,7 +55,7 @@ class Iid(Section):
         return _sorted(np.array_split(rng.permutation(len(labels)), num_clients))
 
 
-class Classes(Section):
+class Classes(PartitionRule):
     """`classes_per_client` classes per client: the paper's label skew.
 
     Slot s = 0, ..., N k - 1 belongs to client s mod N and holds a part of class floor(s K / (N k)); each class is shuffled and
@@ -83,7 +107,7 @@ class Classes(Section):
         return split
 
 
-class Dirichlet(Section):
+class Dirichlet(PartitionRule):
     """Label skew: each class is divided among the clients by shares ~ Dir(alpha) (Yurochkin et al. 2019, arXiv 1905.12022).
 
     Attributes:
@@ -108,7 +132,7 @@ class Dirichlet(Section):
         return _fill([np.concatenate(parts) for parts in clients], self.min_images, rng)
 
 
-class Quantity(Section):
+class Quantity(PartitionRule):
     """Size skew: clients' shares of all images ~ Dir(alpha), labels as they come.
 
     Attributes:
@@ -129,7 +153,7 @@ class Quantity(Section):
         return _fill(_cut(rng.permutation(len(labels)), shares), self.min_images, rng)
 
 
-class Natural(Section):
+class Natural(PartitionRule):
     """Each image belongs to whom the data says: `data.client_column`, `data.client_folders`, or an array `clients`."""
 
     name: Literal["natural"] = "natural"
@@ -156,10 +180,10 @@ class Natural(Section):
         return [np.flatnonzero(owners == owner).astype(np.int64) for owner in known]
 
 
-Simple = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator="name")]
+Simple = Annotated[Iid | Classes | Dirichlet | Quantity, Field(discriminator="name"), OrOwn(PartitionRule)]
 
 
-class TwoLevel(Section):
+class TwoLevel(PartitionRule):
     """One rule across groups of clients (regions, hospitals), and one within each: client c of N is in group floor(c G / N).
 
     Attributes:
@@ -192,7 +216,9 @@ class TwoLevel(Section):
         return clients
 
 
-Partition = Annotated[Iid | Classes | Dirichlet | Quantity | Natural | TwoLevel, Field(discriminator="name")]
+Partition = Annotated[
+    Iid | Classes | Dirichlet | Quantity | Natural | TwoLevel, Field(discriminator="name"), OrOwn(PartitionRule)
+]
 
 
 def label_counts(labels: Indices, indices: Indices, num_classes: int) -> NDArray[np.int64]:
@@ -246,6 +272,21 @@ def _enough(num_images: int, num_clients: int, minimum: int) -> None:
             found=str(num_clients),
             remedy="fewer clients, a smaller min_images, or more data",
         )
+
+
+def _require_partition(parts: Sequence[NDArray[Any]], num_images: int, num_clients: int) -> None:
+    found = ""
+    if len(parts) != num_clients:
+        found = f"{len(parts)} parts"
+    elif any(part.ndim != 1 or part.dtype.kind not in "iu" for part in parts if part.size):
+        found = "parts that are no lists of whole numbers"
+    elif empty := [str(client) for client, part in enumerate(parts) if not part.size]:
+        found = f"nothing for client {', '.join(empty[:10])}"
+    elif not np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_images)):
+        found = "images that belong to nobody, to several clients, or do not exist"
+    if found:
+        expected = f"{num_images} images, each with one of {num_clients} clients, and no client without one"
+        raise DataError("data.partition", expected=expected, found=found)
 
 
 def _none_empty(clients: list[Indices], key: str) -> None:

@@ -2,8 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedphd_ray.diffusion.extractors import Extractor, features_of, real_features
 from fedphd_ray.diffusion.features import FeatureNetwork
 from fedphd_ray.diffusion.frechet import Normal, frechet_distance
-from fedphd_ray.diffusion.neighbours import Manifolds, manifolds
+from fedphd_ray.diffusion.metrics import Judged, Metric, figures_of
 from fedphd_ray.diffusion.sampling import SAMPLER
 from fedphd_ray.errors import DataError, UserError
 from fedphd_ray.tensors import Pixels
@@ -40,6 +40,7 @@ class QualityReport:
         personal_fid: mean over some clients of the distance between samples of the client's own model and the client's own
             images, for methods that keep such models. With as few images as a client has it is far above an FID of many.
         personal_kid: the same with KID, which few images do not shift.
+        metrics: figures of `evaluation.metrics` by name; empty if a sample is not finite.
     """
 
     fid: float
@@ -53,6 +54,7 @@ class QualityReport:
     sampler: str = SAMPLER
     personal_fid: float | None = None
     personal_kid: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def in_words(report: QualityReport) -> str:
@@ -67,7 +69,8 @@ def in_words(report: QualityReport) -> str:
         if report.personal_fid is None
         else f"; clients' own models: FID {report.personal_fid:.3f}, KID {report.personal_kid:.4f}"
     )
-    return f"FID {report.fid:.3f}, KID {report.kid:.4f}{obeyed}{own} ({drawn})"
+    more = "".join(f", {name} {value:.4g}" for name, value in report.metrics.items())
+    return f"FID {report.fid:.3f}, KID {report.kid:.4f}{more}{obeyed}{own} ({drawn})"
 
 
 def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
@@ -84,7 +87,14 @@ def mean_report(reports: Sequence[QualityReport]) -> QualityReport:
         asked_for=None
         if reports[0].asked_for is None
         else statistics.fmean(report.asked_for for report in reports if report.asked_for is not None),
+        metrics=_mean_of(reports),
     )
+
+
+def _mean_of(reports: Sequence[QualityReport]) -> dict[str, float]:
+    """Mean figures by name, of the reports that have all of them."""
+    whole = [report.metrics for report in reports if report.metrics]
+    return {name: statistics.fmean(own[name] for own in whole if name in own) for name in (whole[0] if whole else ())}
 
 
 class QualityMeter:
@@ -95,15 +105,22 @@ class QualityMeter:
         classifier: of the data set.
         extractor: whose features are compared; None for the classifier.
         cache_dir: where features of real images are kept; None for nowhere.
+        metrics: that samples are judged by beside FID and KID.
     """
 
     def __init__(
-        self, images: Pixels, classifier: FeatureNetwork, extractor: Extractor | None = None, cache_dir: Path | None = None
+        self,
+        images: Pixels,
+        classifier: FeatureNetwork,
+        extractor: Extractor | None = None,
+        cache_dir: Path | None = None,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         if len(images) < 2:
             raise DataError("data", expected="at least 2 images to compare samples with", found=str(len(images)))
         self._classifier, self._extractor = classifier, extractor or classifier
         self._real = real_features(images, self._extractor, cache_dir)
+        self._images, self._metrics = images, tuple(metrics)
 
     @cached_property
     def _real_normal(self) -> Normal:
@@ -131,10 +148,16 @@ class QualityMeter:
         good = samples.flatten(1).isfinite().all(1)
         finite, whole = samples[good], bool(good.all())
         classes = self._classes(finite)
-        fid, kid = self._distances(features_of(finite, self._extractor)) if whole else (math.nan, math.nan)
+        fid, kid, figures = math.nan, math.nan, dict[str, float]()
+        if whole:
+            features = features_of(finite, self._extractor)
+            fid, kid = self._distances(features)
+            judged = Judged(finite, classes, labels, features, self._real, self._extractor, self._images)
+            figures = figures_of(self._metrics, judged)
         return QualityReport(
             fid=fid,
             kid=kid,
+            metrics=figures,
             class_histogram=tuple(torch.bincount(classes, minlength=self._classifier.num_classes).tolist()),
             num_samples=len(samples),
             num_finite=len(finite),
@@ -142,12 +165,6 @@ class QualityMeter:
             features=self._extractor.name,
             asked_for=None if labels is None else float((classes == torch.tensor(labels)[good]).double().mean()),
         )
-
-    def manifolds(self, samples: Tensor) -> Manifolds:
-        """Precision, recall and class score of finite samples [n, C, H, W] in [0, 1]."""
-        features = features_of(samples, self._extractor)
-        with torch.no_grad():
-            return manifolds(self._real, features, self._extractor.logits(features.float()))
 
     @torch.no_grad()
     def _classes(self, samples: Tensor) -> Tensor:

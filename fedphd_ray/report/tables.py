@@ -104,6 +104,8 @@ def print_summary(console: Console, summary: Summary, directory: Path) -> None:
         table.add_row("FID (untrained, final)", f"{summary.fid_untrained:.3f}", f"{summary.fid:.3f}", f"{ratio:.1f} times lower")
     if summary.personal_fid is not None:
         table.add_row("FID of clients' own models", "", f"{summary.personal_fid:.3f}", "against the client's own images")
+    for name, value in summary.metrics.items():
+        table.add_row(name.replace("_", " "), "", "-" if value is None else f"{value:.4g}", "")
     dense = Network(summary.params_dense, summary.macs_dense)
     final = Network(summary.params_final, summary.macs_final)
     for label, before, after in _sizes(dense, final):

@@ -27,6 +27,7 @@ def of_round(event: RoundDone) -> dict[str, float]:
 def of_quality(event: Judged) -> dict[str, float]:
     """Scalars of an evaluation."""
     figures = {"quality/fid": event.quality.fid, "quality/kid": event.quality.kid}
+    figures |= {f"quality/{name}": value for name, value in event.quality.metrics.items()}
     return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 

@@ -17,6 +17,7 @@ from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
 from fedphd_ray.diffusion.features import load_feature_network
 from fedphd_ray.diffusion.labels import in_proportion
+from fedphd_ray.diffusion.metrics import AnyMetric, Metric
 from fedphd_ray.diffusion.quality import QualityMeter, QualityReport, mean_report
 from fedphd_ray.diffusion.sampling import chunk_sizes, save_grid
 from fedphd_ray.population import ClientRows
@@ -47,6 +48,7 @@ class EvaluationConfig(Section):
         num_clients: where clients keep parts of the model, so many clients' models are judged, and figures are their means.
         features: the network in whose features samples are compared with real images.
         guidance: of a class-conditional model by its labels: 1 takes them as they are, more exaggerates them, 0 takes none.
+        metrics: figures beside FID and KID; the user's own among them.
     """
 
     every: NonNegativeInt = 20
@@ -56,6 +58,7 @@ class EvaluationConfig(Section):
     num_clients: PositiveInt = 4
     features: Features = ClassifierFeatures()
     guidance: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
+    metrics: Annotated[tuple[AnyMetric, ...], Field(max_length=20)] = ()
 
     def due(self, round: int, last_round: int) -> bool:
         """Whether the model is judged after `round` (0: before training)."""
@@ -82,7 +85,7 @@ class Evaluator:
 
     @cached_property
     def _meter(self) -> QualityMeter:
-        return quality_meter(self._dataset, self._dataset, self._config.features)
+        return quality_meter(self._dataset, self._dataset, self._config.features, self._config.metrics)
 
     def evaluate(
         self, backend: Backend, models: Sequence[Handle], round: int, picture: Path | None, tell: Tell = nobody
@@ -146,18 +149,21 @@ class Evaluator:
         return SampleChunk(round, index, size, config.steps, labels, config.guidance)
 
 
-def quality_meter(reference: ImageDataset, learnt: ImageDataset, features: Features) -> QualityMeter:
+def quality_meter(
+    reference: ImageDataset, learnt: ImageDataset, features: Features, metrics: Sequence[Metric] = ()
+) -> QualityMeter:
     """What judges samples.
 
     Args:
         reference: images that they are compared with.
         learnt: those that the classifier learns from; no held-out ones.
         features: of which network.
+        metrics: beside FID and KID.
     """
     cache = default_cache_dir()
     classifier = load_feature_network(learnt.images, learnt.labels, learnt.num_classes, cache)
     classifier.name = f"{learnt.name}-classifier"
-    return QualityMeter(reference.images, classifier, features.extractor(classifier), cache)
+    return QualityMeter(reference.images, classifier, features.extractor(classifier), cache, metrics)
 
 
 def client_models(model: Payload, parts: Sequence[Part], kept: Mapping[int, NDArray[np.float32]]) -> dict[int, Payload]:

@@ -92,6 +92,10 @@ def _figures(summary: Summary) -> list[tuple[str, str]]:
         (f"Frechet distance{whose}", "not measured" if summary.fid is None else f"{summary.fid:.3f}"),
         (f"kernel distance{whose}", "not measured" if summary.kid is None else f"{summary.kid:.4f}"),
         *own,
+        *(
+            (name.replace("_", " "), "not measured" if value is None else f"{value:.4g}")
+            for name, value in summary.metrics.items()
+        ),
         ("in the features of", summary.fid_features or "-"),
         ("samples and steps", f"{summary.evaluation.get('num_samples')}, {summary.evaluation.get('steps')} (DDIM)"),
         ("parameters", f"{summary.params_final:,} (dense: {summary.params_dense:,})"),

@@ -193,5 +193,11 @@ def _append(path: Path, entry: Mapping[str, object]) -> None:
 
 
 def _line(entry: Mapping[str, object]) -> str:
-    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()}
-    return json.dumps(finite) + "\n"
+    return json.dumps(_finite(entry)) + "\n"
+
+
+def _finite(value: object) -> object:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(own) for key, own in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

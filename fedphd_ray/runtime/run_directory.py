@@ -4,8 +4,8 @@ import json
 import math
 import platform
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Summary:
     ended: str = ""
     command: str = ""
     machine: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Writes `summary.json`, whole."""
@@ -185,11 +186,16 @@ def summarise(
         ended=utc_now(),
         command=command_line(),
         machine=machine(),
+        metrics={name: _figure(value) for name, value in _mapping(last.get("metrics")).items()},
     )
 
 
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
 
 
 def _figure(value: object) -> float | None:

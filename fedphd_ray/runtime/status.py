@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
 from fedphd_ray.files import MIB, read_regular, read_text, write_whole
+from fedphd_ray.stopping import STOPPING
 
 FILE = "status.json"
 State = Literal["running", "finished", "stopped", "failed"]
@@ -73,6 +74,11 @@ def at_work_in(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk has a message of its own
             write_whole(directory / FILE, text.encode())
 
+    def ended() -> None:
+        """By a thread, while this one was somewhere else."""
+        asked = STOPPING.asked
+        write("stopped" if asked else "failed", str(asked or "its process was ended"))
+
     path = directory / FILE
     try:
         former = read_regular(path, MIB)
@@ -80,7 +86,8 @@ def at_work_in(directory: Path) -> Iterator[None]:
         former = b""
     write("running")
     try:
-        yield
+        with STOPPING.prepared(clean_up=ended):
+            yield
     except UserError:  # refused: nothing has happened here
         with contextlib.suppress(OSError):  # a folder in its place stays
             write_whole(path, former) if former else path.unlink(missing_ok=True)

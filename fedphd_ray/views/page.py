@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from fedphd_ray.files import MIB, read_regular, write_whole
 from fedphd_ray.report import text
 from fedphd_ray.views.charts import Chart, charts, judged
 from fedphd_ray.views.network import widths
-from fedphd_ray.views.run_view import Line, RunView
+from fedphd_ray.views.run_view import Line, RunView, quality_of
 from fedphd_ray.yaml_files import dump_flow, dump_yaml
 
 MOST_PICTURES, PICTURE_BYTES = 40, 2 * MIB
-MOST_FAILURES = 200
+MOST_FAILURES, MOST_METRICS = 200, 20
 BUNDLE = "window.vegaEmbed = vegaEmbed;"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -141,6 +142,7 @@ def _facts(label: str, run: RunView) -> Mapping[str, Any]:
         "why": "" if status is None else status.why,
         "untrained": next((line["fid"] for line, _, _ in measured if line["round"] == 0), None),
         "features": next((line.get("features") for line, _, _ in reversed(measured)), None),
+        "metrics": _metrics(measured[-1][0]) if measured else {},
         "sent": sum(run.bytes_by_hop.values()),
         "hops": {text.hop(name): num for name, num in run.bytes_by_hop.items()},
         "sim_seconds": max((float(line.get("sim_seconds") or 0.0) for line in run.rounds), default=0.0),
@@ -148,6 +150,11 @@ def _facts(label: str, run: RunView) -> Mapping[str, Any]:
         "more_failures": max(0, len(failures) - MOST_FAILURES),
         "replacements": [f"round {line.get('round')}: {why}" for line in run.rounds for why in line.get("replacements") or []],
     }
+
+
+def _metrics(line: Line) -> dict[str, float]:
+    quality = quality_of(line)
+    return {} if quality is None else dict(islice(quality.metrics.items(), MOST_METRICS))
 
 
 def _failures(record: Line) -> list[str]:

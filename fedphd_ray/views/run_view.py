@@ -173,6 +173,8 @@ def quality_of(line: Line) -> QualityReport | None:
     if not isinstance(line.get("round"), int):
         return None
     known = {key: own for key, own in line.items() if key != "round" and own is not None}
+    if isinstance(metrics := known.get("metrics"), Mapping):
+        known["metrics"] = {name: value for name, value in metrics.items() if value is not None}  # null: no number
     try:
         return _QUALITY.validate_python({"fid": math.nan, "kid": math.nan} | known)
     except ValidationError:

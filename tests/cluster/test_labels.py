@@ -1,6 +1,6 @@
 """Servers take labels in turn, and any node where the last one with theirs has died."""
 
-from fedphd_ray.runtime.on_ray.actor_pool import ANY_NODE, labelled
+from fedphd_ray.runtime.on_ray.nodes import ANY_NODE, labelled
 
 
 def test_servers_take_labels_in_turn() -> None:

@@ -13,6 +13,7 @@ from fedphd_ray.data.partition import (
     Iid,
     Natural,
     Partition,
+    PartitionRule,
     Quantity,
     TwoLevel,
     counts_by_client,
@@ -214,3 +215,40 @@ def test_natural_clients_are_those_of_the_data() -> None:
         Natural().split(labels, 1, 20, np.random.default_rng(0), owners)
     with pytest.raises(DataError, match=r"data\.client_column"):
         Natural().split(labels, 1, 3, np.random.default_rng(0))
+
+
+class Own(PartitionRule):
+    """Whatever a test says."""
+
+    parts: tuple[tuple[float, ...], ...]
+
+    def split(
+        self, labels: np.ndarray, num_classes: int, num_clients: int, rng: np.random.Generator, owners: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        return [np.array([int(row) if row == int(row) else row for row in part]) for part in self.parts]
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (((0, 1), (2, 3), (4, 0)), "belong to nobody, to several"),
+        (((0, 1), (2, 3), (4,)), "belong to nobody, to several"),
+        (((0, 1), (2, 3), (4, 6)), "do not exist"),
+        (((0, 1), (2, 3), (-1, 4)), "do not exist"),
+        (((0, 1, 2), (3, 4, 5), ()), "nothing for client 2"),
+        (((0, 1, 2), (3, 4, 5)), "2 parts"),
+        (((0, 1), (2, 3), (4.5, 5)), "no lists of whole numbers"),
+    ],
+)
+def test_a_rule_of_ones_own_must_divide(parts: tuple[tuple[float, ...], ...], words: str) -> None:
+    with pytest.raises(DataError, match="6 images, each with one of 3 clients") as refusal:
+        Own(parts=parts).divide(np.zeros(6, np.int64), 1, 3, np.random.default_rng(0))
+    assert words in str(refusal.value)
+
+
+def test_a_rule_of_ones_own_may_name_rows_in_any_order() -> None:
+    rows = Own(parts=((3, 0), (5, 2, 1), (4,))).divide(np.zeros(6, np.int64), 1, 3, np.random.default_rng(0))
+    assert [rows[client].tolist() for client in range(3)] == [[0, 3], [1, 2, 5], [4]]
+    assert rows.rows.dtype == np.int64
+    within = TwoLevel(groups=1, within=Own(parts=((0, 1), (2, 3)))).divide(np.zeros(4, np.int64), 1, 2, np.random.default_rng(0))
+    assert within.sizes.tolist() == [2, 2]

@@ -14,6 +14,7 @@ from fedphd_ray.data.sources import Shapes
 from fedphd_ray.diffusion.extractors import ClassifierFeatures, EfficientNetFeatures, Extractor, InceptionFeatures, real_features
 from fedphd_ray.diffusion.features import FeatureNetwork, train_feature_network
 from fedphd_ray.diffusion.inception import InceptionV3
+from fedphd_ray.diffusion.metrics import PrecisionRecall
 from fedphd_ray.diffusion.quality import QualityMeter
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.tensors import signed
@@ -83,8 +84,8 @@ def images(first: int, last: int) -> Tensor:
 
 def test_figures_are_their_formulas(extractor: Extractor, classifier: FeatureNetwork) -> None:
     """The oracle works in float64 with numpy and scipy, from the same features."""
-    meter = QualityMeter(SHAPES.images[:24], classifier, extractor)
-    report, spread = meter.evaluate(images(16, 32), 1), meter.manifolds(images(16, 32))
+    meter = QualityMeter(SHAPES.images[:24], classifier, extractor, metrics=[PrecisionRecall()])
+    report = meter.evaluate(images(16, 32), 1)
     with torch.no_grad():
         a, b = (extractor(images(*part)).double().numpy() for part in ((0, 24), (16, 32)))
         logits = extractor.logits(extractor(images(16, 32))).double().numpy()
@@ -94,12 +95,12 @@ def test_figures_are_their_formulas(extractor: Extractor, classifier: FeatureNet
     kernels = {key: (x @ y.T / a.shape[1] + 1) ** 3 for key, x, y in (("aa", a, a), ("bb", b, b), ("ab", a, b))}
     own = sum((kernels[key].sum() - np.trace(kernels[key])) / (n * (n - 1)) for key, n in (("aa", 24), ("bb", 16)))
     assert report.kid == pytest.approx(own - 2 * kernels["ab"].mean(), rel=1e-6, abs=1e-9)
-    assert spread.precision == pytest.approx(np.mean([(distances(b, a) <= radii(a)).any(1)]))
-    assert spread.recall == pytest.approx(np.mean([(distances(a, b) <= radii(b)).any(1)]))
+    assert report.metrics["precision"] == pytest.approx(np.mean([(distances(b, a) <= radii(a)).any(1)]))
+    assert report.metrics["recall"] == pytest.approx(np.mean([(distances(a, b) <= radii(b)).any(1)]))
     shares = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     divergence = (shares * (np.log(shares) - np.log(shares.mean(0)))).sum(1).mean()
-    assert spread.class_score == pytest.approx(np.exp(divergence), rel=1e-5)
+    assert report.metrics["class_score"] == pytest.approx(np.exp(divergence), rel=1e-5)
     assert report.features == extractor.name
 
 

@@ -23,8 +23,10 @@ OWN = {
     "schedule": {"sampler": {"name": "own_classes:LargestFirst"}},
     "pruning": {"criterion": "own_classes:Loudest"},
     "communication": {"from_clients": {"codec": "own_classes:Signs", "error_feedback": True}},
+    "data": {"partition": {"name": "own_classes:Zipf", "exponent": 0.5}},
+    "evaluation": {"metrics": [{"name": "own_classes:Sharpness"}]},
 }
-NAMED = {"own_classes:Leash", "own_classes:LargestFirst", "own_classes:Loudest", "own_classes:Signs"}
+NAMED = {f"own_classes:{name}" for name in ("Leash", "LargestFirst", "Loudest", "Signs", "Zipf", "Sharpness")}
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +50,15 @@ def test_they_are_sections_like_others() -> None:
     assert tree["communication"]["from_clients"] == {"codec": "own_classes:Signs", "error_feedback": True, "zstd": False}
     assert parse_config(tree) == config
     assert plugins.named_in(tree) == NAMED
+    assert tree["data"]["partition"] == {"name": "own_classes:Zipf", "exponent": 0.5}
+    assert tree["evaluation"]["metrics"] == [{"name": "own_classes:Sharpness"}]
 
 
 def test_they_do_what_they_say() -> None:
     outcome = federate(own())
+    sizes = own().build().client_rows.sizes
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert sizes[0] > 2 * sizes[-1]
     assert {row.codec for row in outcome.transfers if row.hop == "client_to_edge"} == {"signs", "bitmap"} - {"bitmap"}
     assert forecast(own().build()).bytes_by_hop == sums_by_hop(outcome)
     assert {tuple(plan.asked) for plan in outcome.plans} == {tuple(outcome.plans[0].asked)}  # always the same clients
@@ -67,12 +74,15 @@ def fedphd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_a_run_on_ray_and_its_directory(tmp_path: Path) -> None:
     """The same bits as in this process; a run directory that names them is opened only by who trusts them."""
     (tmp_path / "own.yaml").write_text(own().to_yaml())
-    settings = ["--set", "runtime.backend=ray", "--set", "runtime.hosts=2", "--set", "checkpoint.every=2"]
+    keys = ("runtime.backend=ray", "runtime.hosts=2", "checkpoint.every=2", "evaluation.every=2", "evaluation.num_samples=20")
+    settings = [part for key in keys for part in ("--set", key)]
     done = fedphd("run", tmp_path / "own.yaml", "--out", tmp_path / "run", "--quiet", *settings)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["model_sha256"] == federate(own()).sha256
     assert summary["strategy"] == "own_classes:Leash"
+    assert summary["metrics"]["sharpness"] > 0
+    assert 0 <= summary["metrics"]["commonest_class"] <= 9
     refused = fedphd("resume", tmp_path / "run")
     assert refused.returncode == 2
     assert "code that you trust" in refused.stderr
@@ -80,6 +90,11 @@ def test_a_run_on_ray_and_its_directory(tmp_path: Path) -> None:
     again = fedphd("resume", tmp_path / "run", "--quiet", *(part for name in sorted(NAMED) for part in ("--trust", name)))
     assert again.returncode == 0, again.stderr
     assert fedphd("sample", tmp_path / "run", "--num", "2", "--out", tmp_path / "s.png").returncode == 0
+    judged = fedphd("evaluate", tmp_path / "run", "--num-samples", "8", "--steps", "2")
+    assert (judged.returncode, "sharpness" in judged.stdout) == (0, False), judged.stderr
+    assert "names a metric to import, own_classes:Sharpness: it is left out" in judged.stdout + judged.stderr
+    judged = fedphd("evaluate", tmp_path / "run", "--num-samples", "8", "--steps", "2", "--trust", "own_classes:Sharpness")
+    assert (judged.returncode, "sharpness" in judged.stdout) == (0, True), judged.stderr
 
 
 def test_the_example_is_a_configuration() -> None:

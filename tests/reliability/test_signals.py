@@ -1,5 +1,6 @@
 """Asked to stop in every phase, by every signal: within seconds, one message, the right exit code, and nothing left."""
 
+import contextlib
 import os
 import pty
 import random
@@ -17,8 +18,9 @@ import pytest
 from federations import method
 from processes import EVERY_ROUND, TESTS, environment, fedphd, on_this_machine, wait_for, write_config
 
-from fedphd_ray.errors import Stopped
-from fedphd_ray.stopping import Stopping
+from fedphd_ray.errors import RunFailedError, Stopped, UserError
+from fedphd_ray.runtime.status import Status, at_work_in
+from fedphd_ray.stopping import STOPPING, Hint, Stopping
 
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 LONG: dict[str, object] = {"schedule": {"rounds": 5000}, "pruning": {"round": 2500}}
@@ -49,6 +51,10 @@ elif phase in ("foreign handler", "wrapped"):
     Shapes.load = load
     read = os.read
     os.read = lambda *a: (read(*a), time.sleep(0.03))[0]  # the thread that hears of signals has its turn late
+elif phase == "in torch":
+    from torch.utils._pytree import tree_map
+    from fedphd_ray.federation.training.local_training import LocalTrainer
+    LocalTrainer.train = lambda *a, **k: (tree_map(lambda _: strike(), [1]), print("WENT ON", flush=True), time.sleep(60))
 elif phase == "swallowed":
     from fedphd_ray.federation.training.local_training import LocalTrainer
     original = LocalTrainer.train
@@ -94,6 +100,20 @@ def test_every_signal_ends_a_run_in_one_process(phase: str, number: signal.Signa
     assert "Traceback" not in said
     assert seconds < on_this_machine(3.0)
     assert not (tmp_path / "run/summary.json").exists()
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_nothing_is_raised_within_torch(number: signal.Signals, tmp_path: Path) -> None:
+    """Its C++ may call Python where no exception can pass; the process would abort."""
+    config = write_config(tmp_path, runtime={"backend": "local"}, evaluation={"every": 0})
+    code, said, seconds = struck("in torch", number, tmp_path, "run", config, "--out", tmp_path / "run")
+    assert code == 128 + number
+    assert "WENT ON" in said
+    assert said.count(f"stopped by {NAMES[number]}; `fedphd resume {tmp_path / 'run'}` goes on") == 1
+    assert seconds < on_this_machine(3.0)
+    status = Status.read(tmp_path / "run")
+    assert status is not None
+    assert (status.state, status.why) == ("stopped", f"stopped by {NAMES[number]}")
 
 
 @pytest.mark.parametrize("phase", ["building", "cloud aggregation", "checkpointing", "exporting", "swallowed"])
@@ -261,3 +281,24 @@ def test_two_runs_in_one_process_are_refused_at_once(tmp_path: Path) -> None:
     assert "one run at a time" in refused[0]
     assert summary.model_sha256 == reference("fedphd")
     assert not (tmp_path / "second").exists()
+
+
+def test_what_was_prepared_is_forgotten_after_an_error(tmp_path: Path) -> None:
+    """In a notebook the next run must not say, or clean up, what belonged to the one before; whoever was stopped still must."""
+    stopping, done = Stopping(), list[str]()
+    for error in (UserError("x", expected="y", found="z"), RunFailedError("x"), ValueError("x")):
+        with pytest.raises(type(error)), stopping.prepared(Hint("before"), lambda: done.append("before")):
+            raise error
+    assert (str(stopping.hint), stopping._clean_ups) == ("", [])
+    with pytest.raises(Stopped), stopping.prepared(Hint("now"), lambda: done.append("now")):
+        raise stopping._ask(signal.SIGINT)
+    assert (str(stopping.hint), len(stopping._clean_ups)) == ("now", 1)
+
+
+def test_a_run_that_ended_is_not_written_to_again(tmp_path: Path) -> None:
+    """Only what a process works in at the moment is said to have been stopped with it."""
+    for error in (None, RunFailedError("x")):
+        with contextlib.suppress(RunFailedError), at_work_in(tmp_path):
+            if error:
+                raise error
+    assert not STOPPING._clean_ups

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedphd_ray.plans import Block
@@ -110,7 +110,48 @@ def test_a_slow_host_is_given_less() -> None:
 
 def test_the_longest_come_first() -> None:
     units = [Unit(0, index, 0, (index,), cost) for index, cost in enumerate([1.0, 5.0, 3.0])]
-    assert [[unit.cost for unit in queue] for queue in assign([[unit] for unit in units], [1.0, 1.0])] == [[5.0], [3.0, 1.0]]
+    queues = assign([[unit] for unit in units], [1.0, 1.0])
+    assert [[unit.cost for (unit,) in queue] for queue in queues] == [[5.0], [3.0, 1.0]]
+
+
+def ends(queues: list[list[Unit]], paces: list[float]) -> list[float]:
+    return [sum(unit.cost for unit in queue) * pace for queue, pace in zip(queues, paces, strict=True)]
+
+
+def moves(queues: list[list[Unit]], far: list[list[bool]]) -> int:
+    """How many units are trained on another node than their edge's."""
+    return sum(far[unit.task][host] for host, queue in enumerate(queues) for unit in queue)
+
+
+@pytest.mark.parametrize("paces", [[1.0, 1.0], [1.0, 0.97], [0.97, 1.0]])
+def test_hosts_train_for_edges_of_their_node(paces: list[float]) -> None:
+    """Two nodes, each with an edge and a host: nothing needs to travel, in whatever order the hosts are fast."""
+    costs = dict.fromkeys(range(24), 1.0)
+    for sizes in ([[3, 3], [3, 3]], [[3, 3, 3, 3], [3, 3, 3, 3]], [[6], [6]]):
+        units = whole_blocks(blocks_of(sizes), costs)
+        for far in ([[False, True], [True, False]], [[True, False], [False, True]]):
+            assert moves(balanced(units, costs, paces, 1.0, far), far) == 0
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=2, max_size=4),
+    st.lists(st.sampled_from([1.0, 1.0, 1.1, 2.0]), min_size=2, max_size=4),
+    st.data(),
+)
+@settings(max_examples=400)
+def test_nearness_costs_no_time(sizes, paces, data) -> None:
+    """All units are there still, no more of them travel, and the round ends no later."""
+    blocks = blocks_of(sizes)
+    costs = {client: float(data.draw(st.integers(1, 4))) for own in blocks for block in own for client in block.clients}
+    gain = data.draw(st.sampled_from([0.0, 1000.0]))
+    nodes = data.draw(st.lists(st.integers(0, 2), min_size=len(paces), max_size=len(paces)))
+    far = [[node != data.draw(st.integers(0, 2)) for node in nodes] for _ in blocks]
+    units = whole_blocks(blocks, costs)
+    before, after = balanced(units, costs, paces, gain), balanced(units, costs, paces, gain, far)
+    everything = sorted((unit for queue in before for unit in queue), key=lambda unit: (unit.task, unit.block, unit.start))
+    assert sorted((unit for queue in after for unit in queue), key=lambda unit: (unit.task, unit.block, unit.start)) == everything
+    assert moves(after, far) <= moves(before, far)
+    assert max(ends(after, paces)) <= max(ends(before, paces)) * (1 + 1e-6)
 
 
 def test_dedicated_hosts_are_given_single_clients() -> None:

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Self, cast
 
@@ -17,6 +17,7 @@ from fedphd_ray.federation.sums.aggregation import fold_partials
 from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.checks import require_imports
+from fedphd_ray.runtime.on_ray.nodes import free_resources, labelled, node_of
 from fedphd_ray.runtime.policy.faults import kill_this_process
 from fedphd_ray.runtime.policy.placement import RuntimeConfig
 from fedphd_ray.runtime.workers.client_host import ClientHost
@@ -24,7 +25,6 @@ from fedphd_ray.runtime.workers.edge_server import EdgeServer
 from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 
 OnStart = Callable[[int, int, str], None]
-ANY_NODE = {"ray.io/node-id": "!none"}  # a label that every node has, and no such node
 NODE_DIED = "node has died"  # in the words of Ray's error
 HINT_SECONDS = 30.0  # so long without a new actor, and people are told what is free
 Actor = Any  # Ray makes the remote methods of an actor's class at run time
@@ -115,6 +115,7 @@ class ActorPool:
         self._starting: dict[Ref, Actor] = {}
         self._setup: Ref | None = None
         self._awaited: dict[Ref, float] = {}  # replacements that are not up yet, and until when they must be
+        self._nodes: dict[Actor, str] = {}  # where they are; not of replacements
         self._started = 0
         self._lock = threading.Lock()
 
@@ -132,7 +133,7 @@ class ActorPool:
         new = [self._new_server(name) for name in named]
         self.hosts += hosts
         self.servers += new
-        self._starting |= {actor.__ray_ready__.remote(): actor for actor in [*hosts, *new]}
+        self._starting |= {actor.__ray_call__.remote(node_of): actor for actor in [*hosts, *new]}
 
     def begin(self, setup: HostSetup, num_hosts: int) -> list[Ref]:
         """Gives the first hosts a new run; what it returns is there when they have it."""
@@ -162,7 +163,7 @@ class ActorPool:
             else:
                 index = self.servers.index(actor)
                 new = self.servers[index] = self._new_server(self._names[index])
-            self._awaited[new.__ray_ready__.remote()] = time.monotonic() + self._config.start_timeout_seconds
+            self._awaited[new.__ray_call__.remote(node_of)] = time.monotonic() + self._config.start_timeout_seconds
 
     def take_replacements(self) -> list[str]:
         """What was replaced since this was asked last."""
@@ -177,6 +178,13 @@ class ActorPool:
 
     def _overdue_key(self, round: int, client: int) -> bytes:
         return f"fedphd:{self._name}:overdue:{round}:{client}".encode()
+
+    def far(self, edges: Sequence[int], num_hosts: int) -> list[list[bool]]:
+        """Per edge and host, whether they are known to be on different nodes; empty where nothing is far."""
+        hosts = [self._nodes.get(host) for host in self.hosts[:num_hosts]]
+        nodes = [self._nodes.get(self.servers[edge]) for edge in edges]
+        found = [[None not in (node, host) and node != host for host in hosts] for node in nodes]
+        return found if any(map(any, found)) else []
 
     def require_replacements(self) -> None:
         """Looks whether replacements are up in time.
@@ -194,7 +202,7 @@ class ActorPool:
                 seconds = self._config.start_timeout_seconds
                 raise RunFailedError(
                     f"an actor that died could not be replaced within runtime.start_timeout_seconds = {seconds:g}; "
-                    f"free: {_free_resources()}; the last death: {self.replacements[-1]}"
+                    f"free: {free_resources()}; the last death: {self.replacements[-1]}"
                 )
 
     def ensure(self, num_hosts: int, servers: Sequence[str]) -> None:
@@ -223,6 +231,7 @@ class ActorPool:
         self._names.clear()
         self._starting.clear()
         self._awaited.clear()
+        self._nodes.clear()
 
     def _start_again(self, actor: Actor) -> None:
         """Another in the place of one whose node has died before it was ready."""
@@ -232,7 +241,7 @@ class ActorPool:
         else:
             index = self.servers.index(actor)
             new = self.servers[index] = self._new_server(self._names[index])
-        self._starting[new.__ray_ready__.remote()] = new
+        self._starting[new.__ray_call__.remote(node_of)] = new
 
     def _new_host(self, index: int) -> Actor:
         config = self._config
@@ -256,20 +265,20 @@ class ActorPool:
             patience = max(0.0, deadline - time.monotonic())
             done, _ = ray.wait(list(self._starting), num_returns=1, timeout=min(HINT_SECONDS, patience))
             if not done and patience > HINT_SECONDS:
-                self._on_start(total - len(self._starting), total, _free_resources())
+                self._on_start(total - len(self._starting), total, free_resources())
                 continue
             if not done:
                 raise ResourceError(
                     "runtime",
                     expected=f"{total} actors ready within {seconds:g} s",
-                    found=f"{len(self._starting)} still waiting; free: {_free_resources()}",
+                    found=f"{len(self._starting)} still waiting; free: {free_resources()}",
                     remedy="ask for fewer hosts or less per host, wait for other jobs, or raise runtime.start_timeout_seconds",
                 )
             actor = self._starting.pop(done[0])
             try:
-                ray.get(done)
+                self._nodes[actor] = ray.get(done[0])
             except ray.exceptions.ActorUnavailableError:  # the call got lost, not the actor
-                self._starting[actor.__ray_ready__.remote()] = actor
+                self._starting[actor.__ray_call__.remote(node_of)] = actor
             except ray.exceptions.RayError as error:
                 require_imports(__name__)
                 if NODE_DIED not in str(error) or restarts >= self._config.max_replacements:
@@ -278,16 +287,3 @@ class ActorPool:
                 self._start_again(actor)
                 continue
             self._on_start(total - len(self._starting), total, "")
-
-
-def labelled(name: str, labels: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Options that put a server on a node with its labels, in turn by its number, and anywhere where there is none any more."""
-    if not labels:
-        return {}
-    own = dict(labels[int(name.rpartition("/")[2]) % len(labels)])
-    return {"label_selector": own, "fallback_strategy": [{"label_selector": ANY_NODE}]}
-
-
-def _free_resources() -> str:
-    free = ray.available_resources()
-    return ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))

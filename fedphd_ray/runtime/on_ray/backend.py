@@ -137,7 +137,8 @@ class RayBackend:
         units = whole_blocks([task.blocks for task in tasks], self._costs)
         if not self._placement.dedicated:
             paces, least_gain = self._times.seconds_per_image, split_gain_seconds(self._model_bytes) if self._times.known else 0.0
-            return balanced(units, self._costs, paces, least_gain)
+            far = self._pool.far([task.edge for task in tasks], self.slots)
+            return balanced(units, self._costs, paces, least_gain, far)
         queues: list[list[Unit]] = [[] for _ in range(self.slots)]
         for unit in single_clients(units, self._costs):
             queues[unit.clients[0]].append(unit)

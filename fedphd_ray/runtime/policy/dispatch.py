@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 from fedphd_ray.plans import Block
 
@@ -32,6 +33,10 @@ class Unit:
     clients: tuple[int, ...]
     cost: float
     attempt: int = 0
+
+
+Group = Sequence[Unit]
+"""Units of one edge that stay together."""
 
 
 def whole_blocks(blocks: Sequence[Sequence[Block]], costs: Mapping[int, float]) -> list[Unit]:
@@ -72,21 +77,24 @@ def runs(units: Sequence[Unit], most: float) -> list[list[Unit]]:
     return groups
 
 
-def assign(groups: Sequence[Sequence[Unit]], seconds_per_image: Sequence[float]) -> list[list[Unit]]:
-    """Units per host: the longest group first, each to the host that is expected to end it first (Graham's LPT rule)."""
-    queues: list[list[Unit]] = [[] for _ in seconds_per_image]
+def assign(groups: Sequence[Group], seconds_per_image: Sequence[float]) -> list[list[Group]]:
+    """Groups per host: the longest first, each to the host that is expected to end it first (Graham's LPT rule)."""
+    queues: list[list[Group]] = [[] for _ in seconds_per_image]
     ends = [0.0] * len(seconds_per_image)
-    costs = [sum(unit.cost for unit in group) for group in groups]
-    for cost, group in sorted(zip(costs, groups, strict=True), key=lambda pair: -pair[0]):
-        expected = [end + cost * pace for end, pace in zip(ends, seconds_per_image, strict=True)]
+    for group in sorted(groups, key=lambda group: -_cost(group)):
+        expected = [end + _cost(group) * pace for end, pace in zip(ends, seconds_per_image, strict=True)]
         host = expected.index(min(expected))
         ends[host] = expected[host]
-        queues[host] += group
+        queues[host].append(group)
     return queues
 
 
 def balanced(
-    units: Sequence[Unit], costs: Mapping[int, float], seconds_per_image: Sequence[float], least_gain: float
+    units: Sequence[Unit],
+    costs: Mapping[int, float],
+    seconds_per_image: Sequence[float],
+    least_gain: float,
+    far: Sequence[Sequence[bool]] = (),
 ) -> list[list[Unit]]:
     """Units per host; an edge's first blocks together where that ends the round as early as anything else.
 
@@ -95,24 +103,48 @@ def balanced(
         costs: client -> images.
         seconds_per_image: per host.
         least_gain: seconds that must be saved by one more sum that travels.
+        far: per edge and host, whether they are on different nodes; empty where all are on one.
     """
-    share = sum(unit.cost for unit in units) / len(seconds_per_image)
-    together = assign(runs(units, share), seconds_per_image)
+    share = _cost(units) / len(seconds_per_image)
+    queues = assign(runs(units, share), seconds_per_image)
     apart = _split(units, costs, seconds_per_image, least_gain)
-    gain = max(_ends(together, seconds_per_image)) - max(_ends(apart, seconds_per_image))
-    return apart if gain > least_gain else together
+    if max(_ends(queues, seconds_per_image)) - max(_ends(apart, seconds_per_image)) > least_gain:
+        queues = apart
+    if far:
+        _bring_near(queues, seconds_per_image, far)
+    return [[unit for group in queue for unit in group] for queue in queues]
+
+
+def _bring_near(queues: list[list[Group]], seconds_per_image: Sequence[float], far: Sequence[Sequence[bool]]) -> None:
+    """Lets hosts exchange groups where less goes from node to node then, and the round ends no later."""
+    ends = _ends(queues, seconds_per_image)
+    last = max(ends) * (1 + 1e-9)
+    for a, b in permutations(range(len(queues)), 2):
+        for at, own in enumerate(queues[a]):
+            if not (own and far[own[0].task][a] and not far[own[0].task][b]):
+                continue
+            for other, theirs in enumerate([*queues[b], ()]):  # or for nothing
+                shift = _cost(own) - _cost(theirs)
+                sooner, later = ends[a] - shift * seconds_per_image[a], ends[b] + shift * seconds_per_image[b]
+                worse = bool(theirs) and far[theirs[0].task][a] and not far[theirs[0].task][b]
+                if worse or sooner > last or later > last:
+                    continue
+                ends[a], ends[b] = sooner, later
+                queues[a][at] = theirs
+                queues[b][other : other + 1] = [own]
+                break
 
 
 def _split(
     units: Sequence[Unit], costs: Mapping[int, float], seconds_per_image: Sequence[float], least_gain: float
-) -> list[list[Unit]]:
+) -> list[list[Group]]:
     """Units per host, with last clients split off blocks until no host would end much later than the mean."""
     queues = assign([[unit] for unit in units], seconds_per_image)
     while True:
         ends = _ends(queues, seconds_per_image)
         late = ends.index(max(ends))
         mean = sum(ends) / len(ends)
-        divisible = [unit for unit in queues[late] if len(unit.clients) > 1]
+        divisible = [unit for (unit,) in queues[late] if len(unit.clients) > 1]
         if not divisible or ends[late] - mean <= max(TOLERANCE * mean, least_gain):
             return queues
         chosen = max(divisible, key=lambda unit: unit.cost)
@@ -143,8 +175,12 @@ def sums_of(units: Sequence[Unit], blocks: Sequence[Sequence[Block]]) -> list[li
     return groups
 
 
-def _ends(queues: Sequence[Sequence[Unit]], seconds_per_image: Sequence[float]) -> list[float]:
-    return [sum(unit.cost for unit in queue) * pace for queue, pace in zip(queues, seconds_per_image, strict=True)]
+def _cost(units: Group) -> float:
+    return sum(unit.cost for unit in units)
+
+
+def _ends(queues: Sequence[Sequence[Group]], seconds_per_image: Sequence[float]) -> list[float]:
+    return [sum(map(_cost, queue)) * pace for queue, pace in zip(queues, seconds_per_image, strict=True)]
 
 
 def _without_last(unit: Unit, costs: Mapping[int, float]) -> list[Unit]:
