@@ -116,9 +116,9 @@ def balanced(
 
 
 def _bring_near(queues: list[list[Group]], seconds_per_image: Sequence[float], far: Sequence[Sequence[bool]]) -> None:
-    """Lets hosts exchange groups where less goes from node to node then, and the round ends no later."""
+    """Lets hosts exchange groups where less goes from node to node then, and none ends later than some host may anyway."""
     ends = _ends(queues, seconds_per_image)
-    last = max(ends) * (1 + 1e-9)
+    last = max(max(ends) * (1 + 1e-9), (1 + TOLERANCE) * sum(ends) / len(ends))
     for a, b in permutations(range(len(queues)), 2):
         for at, own in enumerate(queues[a]):
             if not (own and far[own[0].task][a] and not far[own[0].task][b]):
