@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedphd_ray.config import Config, parse_config
+from fedphd_ray.runtime.directory.progress import RoundRecord
+from fedphd_ray.runtime.driver.run import run
 from fedphd_ray.runtime.events import Event, RoundDone
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.run import run
 
 
 def setting(name: str, default: int) -> int:

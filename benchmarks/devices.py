@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fedphd_ray.config import Config, parse_config
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.plans import RoundPlan
+from fedphd_ray.runtime.directory.progress import RoundRecord
+from fedphd_ray.runtime.driver.run import run
 from fedphd_ray.runtime.events import Event, RoundDone
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.run import run
 
 ROUNDS, REPEATS = int(os.environ.get("BENCH_ROUNDS", "200")), int(os.environ.get("BENCH_REPEATS", "2"))
 DEVICES = {

@@ -17,7 +17,7 @@ import ray  # noqa: E402
 from ray._private.internal_api import memory_summary  # noqa: E402
 
 from fedphd_ray.config import load_config  # noqa: E402
-from fedphd_ray.runtime.run import run  # noqa: E402
+from fedphd_ray.runtime.driver.run import run  # noqa: E402
 
 CONFIG = Path(os.environ.get("BENCH_CONFIG", Path(__file__).parent.parent / "examples" / "hundreds.yaml"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "200"))

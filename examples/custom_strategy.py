@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedphd_ray.config import load_config
 from fedphd_ray.report.progress import ConsoleProgress
-from fedphd_ray.runtime.run import run
+from fedphd_ray.runtime.driver.run import run
 from fedphd_ray.strategies.base import LocalMethod, LocalStart, Strategy
 
 

@@ -6,7 +6,7 @@ if __name__ == "__main__":
     # Python puts the current directory first: a user's file called diffusers.py must not take the place of the package.
     sys.path.append(sys.path.pop(0))
 
-from fedphd_ray.imports import in_the_place_of_packages
+from fedphd_ray.system.imports import in_the_place_of_packages
 
 
 def main() -> None:

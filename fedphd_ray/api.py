@@ -13,25 +13,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from fedphd_ray import comparison
 from fedphd_ray.config import Config, load_config, parse_config
-from fedphd_ray.contenders import contenders
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.partition import PartitionRule
 from fedphd_ray.diffusion.metrics import Metric
+from fedphd_ray.experiments import comparison
+from fedphd_ray.experiments.contenders import contenders
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.overrides import read_tree
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.directory.identity import Identity
+from fedphd_ray.runtime.directory.participation import read_clients
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.events import Event, Reporter, Reporters
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.identity import Identity
-from fedphd_ray.runtime.participation import read_clients
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.settings.overrides import read_tree
+from fedphd_ray.settings.yaml_files import dump_yaml
 from fedphd_ray.strategies import Strategy
+from fedphd_ray.system.saying import Say, unheard
 from fedphd_ray.views.page import write_page
 from fedphd_ray.views.run_view import RunView, runs_below
-from fedphd_ray.yaml_files import dump_yaml
 
 Configuration = Config | Mapping[str, Any] | str | Path
 

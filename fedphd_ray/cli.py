@@ -14,7 +14,7 @@ from fedphd_ray.commands.models import evaluate, sample
 from fedphd_ray.commands.planning import plan
 from fedphd_ray.commands.runs import init, list_runs, report, submit, version, watch
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
-from fedphd_ray.stopping import STOPPING, Hint
+from fedphd_ray.system.stopping import STOPPING, Hint
 from fedphd_ray.terminal import at_work, console, errors, note, say
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def resume(
     """Go on from the last good checkpoint, to the same final bits."""
     with at_work(f"reading {run_dir}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
-        from fedphd_ray.runtime.identity import Identity  # noqa: PLC0415
+        from fedphd_ray.runtime.directory.identity import Identity  # noqa: PLC0415
 
         Identity.read(run_dir)  # refuses what is no run directory
         chosen = load_config(run_dir / "config.yaml", trusted=trust)
@@ -157,7 +157,7 @@ def _require_place(out: Path | None, *, resume_if_exists: bool) -> None:
 
 def _build(config: "Config") -> "Experiment":
     """The experiment, after everything that can be refused without running was looked at."""
-    from fedphd_ray.forecast import forecast  # noqa: PLC0415
+    from fedphd_ray.foresight.forecast import forecast  # noqa: PLC0415
 
     experiment = config.build(note)
     forecast(experiment)  # refuses a ratio that would empty a layer
@@ -179,7 +179,7 @@ def _follow(
     from fedphd_ray.report.tables import describe, print_summary  # noqa: PLC0415
     from fedphd_ray.reporters import reporters  # noqa: PLC0415
     from fedphd_ray.reporters.json_log import JsonLog  # noqa: PLC0415
-    from fedphd_ray.runtime import run as runs  # noqa: PLC0415
+    from fedphd_ray.runtime.driver import run as runs  # noqa: PLC0415
     from fedphd_ray.runtime.events import Reporters  # noqa: PLC0415
 
     others = reporters(config.reporting, directory, experiment.name, experiment.settings)

@@ -23,8 +23,6 @@ from fedphd_ray.federation.planning.schedule import ScheduleConfig
 from fedphd_ray.federation.submodels.slices import require_networks
 from fedphd_ray.federation.submodels.widths import SubModels
 from fedphd_ray.fitting import require_fit
-from fedphd_ray.overrides import read_tree
-from fedphd_ray.plugins import trusting
 from fedphd_ray.pruning.policy import PruningConfig
 from fedphd_ray.reporters.config import ReportingConfig
 from fedphd_ray.runtime.evaluation import EvaluationConfig
@@ -33,12 +31,14 @@ from fedphd_ray.runtime.policy.failures import FailureConfig
 from fedphd_ray.runtime.policy.faults import Fault, FaultScript
 from fedphd_ray.runtime.policy.placement import RuntimeConfig
 from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
-from fedphd_ray.saying import Say, unheard
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.overrides import read_tree
+from fedphd_ray.settings.plugins import trusting
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.settings.validation import explained
+from fedphd_ray.settings.yaml_files import dump_yaml
 from fedphd_ray.strategies import AnyStrategy, FedPhD, Strategy
-from fedphd_ray.validation import explained
-from fedphd_ray.yaml_files import dump_yaml
+from fedphd_ray.system.saying import Say, unheard
 
 
 class Config(Section):

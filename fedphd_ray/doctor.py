@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.errors import ResourceError
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 from fedphd_ray.runtime.policy.placement import HOST_BASE_BYTES, Node, RuntimeConfig, capacity
 from fedphd_ray.runtime.workers.device import compiler, this_machine
+from fedphd_ray.system.cache import default_cache_dir
 
 PACKAGES = ("ray", "torch", "diffusers", "torch-pruning", "pyarrow", "pydantic", "safetensors", "scikit-learn")
 GIB = 2**30

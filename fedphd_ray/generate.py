@@ -22,14 +22,14 @@ from fedphd_ray.diffusion.pruned_unet import load_unet, model_folder, read_confi
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.diffusion.sampling import SAMPLER, chunk_sizes, sample_chunk
 from fedphd_ray.errors import ConfigError, DataError, ModelFileError
-from fedphd_ray.overrides import read_tree
-from fedphd_ray.plugins import named_in, trusting
 from fedphd_ray.runtime.evaluation import EvaluationConfig, quality_meter
-from fedphd_ray.saying import Say
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.settings.overrides import read_tree
+from fedphd_ray.settings.plugins import named_in, trusting
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.settings.validation import explained
+from fedphd_ray.system.saying import Say
 from fedphd_ray.tensors import as_tensor, signed
-from fedphd_ray.validation import explained
 
 CHUNK = 125
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}

@@ -11,12 +11,12 @@ from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Kind, Transfer
-from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.directory.progress import RoundRecord
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer
+from fedphd_ray.runtime.driver.start import start_backend
 from fedphd_ray.runtime.events import Event, Judged, Planned, RoundDone, Started
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.observer import Observer
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.start import start_backend
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.tensors import as_tensor, digest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedphd_ray.federation.training.local_training import LocalTrainer
-from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.driver.cloud import Cloud
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.on_ray.round import RayRound
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedphd_ray.config import Config, load_config, parse_config
 from fedphd_ray.errors import ConfigError, PruningError, UserError
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 

@@ -16,7 +16,7 @@ from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
 from fedphd_ray.errors import ConfigError, DataError, ModelFileError
 from fedphd_ray.generate import generate, judge, named_features
 from fedphd_ray.runtime import evaluation
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 
 
 @pytest.mark.parametrize(("size", "shape"), [(8, (2, 1, 8, 8)), ((8, 12), (2, 1, 8, 12))])

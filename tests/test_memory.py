@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import sys, torch
 from pathlib import Path
-from fedphd_ray.memory import keep_freed_memory
+from fedphd_ray.system.memory import keep_freed_memory
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])

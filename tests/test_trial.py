@@ -4,9 +4,9 @@ import pytest
 from federations import method
 from typer.testing import CliRunner
 
-from fedphd_ray import trial
 from fedphd_ray.cli import app
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight import trial
+from fedphd_ray.foresight.forecast import forecast
 
 RUN = {"evaluation": {"every": 2, "num_samples": 30, "steps": 5}, "schedule": {"rounds": 4}}
 

@@ -9,7 +9,7 @@ from federations import TINY
 
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.errors import UserError
-from fedphd_ray.validation import _all_keys
+from fedphd_ray.settings.validation import _all_keys
 
 JARGON = re.compile(r"\b(input|tags?|pydantic|union|discriminator|ctx|NoneType|instance|parse|schema)\b", re.IGNORECASE)
 WRONG: list[Any] = [None, True, "many", "4", -1, 0.5, float("inf"), 1e400, 10**25, [], ["x", "y"], {"x": 1}, {"name": "nobody"}]

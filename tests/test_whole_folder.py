@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from federations import Recorder, tiny
 
-from fedphd_ray.files import whole_folder
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
+from fedphd_ray.system.files import whole_folder
 
 HARMS = ["nothing", "file", "folder", "full folder", "link", "pipe"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.yaml_files import dump_yaml, parse_yaml, read_yaml
+from fedphd_ray.settings.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedphd_ray.stopping import STOPPING, Hint
+from fedphd_ray.system.stopping import STOPPING, Hint
 from fedphd_ray.terminal import at_work, console, say
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
@@ -25,8 +25,8 @@ def compare(
 ) -> None:
     """The same federation under several methods: one table and one picture."""
     with at_work(f"reading {config}"):
-        from fedphd_ray import comparison  # noqa: PLC0415
-        from fedphd_ray.contenders import contenders  # noqa: PLC0415
+        from fedphd_ray.experiments import comparison  # noqa: PLC0415
+        from fedphd_ray.experiments.contenders import contenders  # noqa: PLC0415
         from fedphd_ray.report.comparison import write_comparison  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
 
@@ -62,8 +62,8 @@ def stress(
 ) -> None:
     """A grid of experiments, for example over devices, skew and policies: tables, heat maps, who took part."""
     with at_work(f"reading {config}"):
-        from fedphd_ray import stress as grids  # noqa: PLC0415
-        from fedphd_ray.contenders import contenders  # noqa: PLC0415
+        from fedphd_ray.experiments import stress as grids  # noqa: PLC0415
+        from fedphd_ray.experiments.contenders import contenders  # noqa: PLC0415
         from fedphd_ray.report.progress import ConsoleProgress  # noqa: PLC0415
         from fedphd_ray.report.stress import write_stress  # noqa: PLC0415
         from fedphd_ray.views.grid_page import write_grid_page  # noqa: PLC0415

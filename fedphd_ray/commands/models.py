@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from fedphd_ray.errors import UserError
+from fedphd_ray.system.threads import wait_passively
 from fedphd_ray.terminal import at_work, say
-from fedphd_ray.threads import wait_passively
 
 ModelDir = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model, or a run directory.")]
 Guidance = Annotated[float, typer.Option(min=0.0, help="How strongly a class-conditional model follows classes; 1: as learnt.")]

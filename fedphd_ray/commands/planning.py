@@ -10,7 +10,7 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.terminal import at_work, console, note, say
 
 if TYPE_CHECKING:
-    from fedphd_ray.forecast import Forecast
+    from fedphd_ray.foresight.forecast import Forecast
     from fedphd_ray.runtime.experiment import Experiment
 
 
@@ -28,7 +28,7 @@ def plan(
     """Say what a run would cost: clients, parameters, MACs, bytes per hop, memory, placement."""
     with at_work(f"reading {config}"):
         from fedphd_ray.config import load_config  # noqa: PLC0415
-        from fedphd_ray.forecast import edge_rules, forecast, stock_forecast  # noqa: PLC0415
+        from fedphd_ray.foresight.forecast import edge_rules, forecast, stock_forecast  # noqa: PLC0415
         from fedphd_ray.report.tables import describe, print_edge_choices, print_forecast  # noqa: PLC0415
 
         experiment = load_config(config, overrides).build(note)
@@ -43,7 +43,7 @@ def plan(
         say(f"object store: {store / 1e6:.0f} MB on each node; on a cluster --object-store-memory={store}, /dev/shm as large")
     if time:
         with at_work("training a few steps"):
-            from fedphd_ray.trial import estimate  # noqa: PLC0415
+            from fedphd_ray.foresight.trial import estimate  # noqa: PLC0415
 
             taken = estimate(experiment, cost, max(1, hosts))
         say(taken.describe())

@@ -106,9 +106,9 @@ def submit(
     """Run on a cluster, as a job of Ray's; the same command again goes on with a run that was stopped there."""
     with at_work(f"reading {config}"):
         from fedphd_ray.config import parse_config  # noqa: PLC0415
-        from fedphd_ray.overrides import read_tree  # noqa: PLC0415
         from fedphd_ray.runtime.on_ray.jobs import Job, follow, packed  # noqa: PLC0415
-        from fedphd_ray.yaml_files import dump_yaml  # noqa: PLC0415
+        from fedphd_ray.settings.overrides import read_tree  # noqa: PLC0415
+        from fedphd_ray.settings.yaml_files import dump_yaml  # noqa: PLC0415
 
         tree = read_tree(config, overrides)
         name = parse_config(tree).name  # what is wrong is said here, not there
@@ -129,6 +129,6 @@ def version() -> None:
     """Say which version this is, and of what it is made."""
     from importlib.metadata import version as version_of  # noqa: PLC0415
 
-    from fedphd_ray.runtime.run_directory import PACKAGES  # noqa: PLC0415
+    from fedphd_ray.runtime.directory.run_directory import PACKAGES  # noqa: PLC0415
 
     say(json.dumps({name: version_of(name) for name in PACKAGES}, indent=1))

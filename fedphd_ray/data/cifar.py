@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import FileData, damaged, missing, read_file
 from fedphd_ray.data.unpickling import plain_values
-from fedphd_ray.files import MIB
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.files import MIB
+from fedphd_ray.system.saying import Say, unheard
 
 PIXELS = 3 * 32 * 32
 MOST_BYTES = 256 * MIB

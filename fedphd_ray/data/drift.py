@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.population import ClientRows, Population
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 
 class Drift(Section):

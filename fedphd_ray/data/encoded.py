@@ -16,11 +16,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from fedphd_ray.cache import default_cache_dir, write_cached
 from fedphd_ray.data.decoding import decode, quietly
 from fedphd_ray.data.mapped import map_tensor
 from fedphd_ray.errors import DataError
-from fedphd_ray.saying import Say
+from fedphd_ray.system.cache import default_cache_dir, write_cached
+from fedphd_ray.system.saying import Say
 
 RECIPE = 1
 """Version of the rules of `decoding`: part of the cache's key."""

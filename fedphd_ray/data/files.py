@@ -15,9 +15,9 @@ from fedphd_ray.data.looks import FeatureSkew
 from fedphd_ray.data.mapped import mapped
 from fedphd_ray.data.partition import Classes, Partition
 from fedphd_ray.errors import ConfigError, DataError
-from fedphd_ray.files import MIB, absolute, read_regular
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.system.files import MIB, absolute, read_regular
 
 MOST_FILE_BYTES = 16 * 1024 * MIB
 MOST_PICTURE_BYTES = 256 * MIB

@@ -13,8 +13,8 @@ from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.encoded import Decoder, Picture
 from fedphd_ray.data.files import MOST_PICTURE_BYTES, EncodedData, damaged, find, missing, read_file
 from fedphd_ray.errors import DataError
-from fedphd_ray.files import read_regular
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.files import read_regular
+from fedphd_ray.system.saying import Say, unheard
 
 MOST_TEXT_BYTES = 2**28
 

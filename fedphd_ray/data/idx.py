@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import MOST_FILE_BYTES, FileData, damaged, find, read_file
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.saying import Say, unheard
 
 UINT8 = 0x08  # idx's code for unsigned bytes
 

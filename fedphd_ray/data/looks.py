@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng, torch_generator
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.tensors import signed
 
 

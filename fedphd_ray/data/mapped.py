@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from fedphd_ray.cache import default_cache_dir, write_cached
+from fedphd_ray.system.cache import default_cache_dir, write_cached
 
 WORTH_BYTES = 32 * 2**20
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.files import MOST_FILE_BYTES, FileData, damaged, read_file
 from fedphd_ray.errors import DataError
-from fedphd_ray.files import MIB
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.files import MIB
+from fedphd_ray.system.saying import Say, unheard
 
 MOST_EXPANSION, SMALL = 100, 64 * MIB
 """An archive that grows more than so many times, beyond a small size, holds no pictures."""

@@ -17,7 +17,7 @@ from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.data.encoded import Decoder, Picture
 from fedphd_ray.data.files import EncodedData, damaged, missing
 from fedphd_ray.errors import DataError
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.saying import Say, unheard
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 SPLITS = {"train": ("train",), "test": ("test", "validation", "valid")}

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from fedphd_ray.errors import DataError
-from fedphd_ray.plugins import OrOwn
 from fedphd_ray.population import ClientRows
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 
 Indices = NDArray[np.int64]
 Alpha = Annotated[float, Field(ge=1e-3, le=1e6)]  # beyond these a Dirichlet draw is one owner, or even, up to rounding

@@ -15,8 +15,8 @@ from fedphd_ray.data.npz import Npz
 from fedphd_ray.data.parquet import Parquet
 from fedphd_ray.data.shapes import draw_shapes
 from fedphd_ray.errors import DataError
-from fedphd_ray.plugins import OrOwn
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.system.saying import Say, unheard
 
 
 class Digits(DataConfig):

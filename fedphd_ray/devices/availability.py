@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from fedphd_ray.devices.tables import read_trace
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.sections import Section
 
 Mask = NDArray[np.bool_]
 Share = Annotated[float, Field(ge=0, le=1)]

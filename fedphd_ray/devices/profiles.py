@@ -13,9 +13,9 @@ from fedphd_ray.devices.presets import PRESETS
 from fedphd_ray.devices.quantities import LogNormal, Positive, Quantity, QuantityOrNone, draw
 from fedphd_ray.devices.tables import read_columns
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.files import absolute
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.system.files import absolute
 
 MBIT, GIB = 1e6, float(2**30)
 NUMBERS = ("macs_per_second", "memory_gib", "download_mbit", "upload_mbit", "latency_ms")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 Positive = Annotated[float, Field(gt=0, le=1e18)]
 

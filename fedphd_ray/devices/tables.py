@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fedphd_ray.errors import DataError
-from fedphd_ray.files import MIB, read_regular
+from fedphd_ray.system.files import MIB, read_regular
 
 MOST_BYTES = 256 * MIB
 Columns = dict[str, NDArray[np.float64]]

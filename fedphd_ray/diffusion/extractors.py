@@ -21,13 +21,13 @@ from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedphd_ray.cache import write_cached
 from fedphd_ray.diffusion.features import FeatureNetwork
 from fedphd_ray.diffusion.inception import InceptionV3
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.files import MIB, absolute, read_regular
-from fedphd_ray.imports import trouble_with
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.system.cache import write_cached
+from fedphd_ray.system.files import MIB, absolute, read_regular
+from fedphd_ray.system.imports import trouble_with
 from fedphd_ray.tensors import Pixels, as_tensor, digest, signed
 
 WHERE = "evaluation.features"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedphd_ray.cache import write_cached
-from fedphd_ray.files import MIB, read_regular
 from fedphd_ray.seeds import Purpose, global_torch_seed, torch_generator
+from fedphd_ray.system.cache import write_cached
+from fedphd_ray.system.files import MIB, read_regular
+from fedphd_ray.system.threads import torch_threads
 from fedphd_ray.tensors import Pixels, as_tensor, signed
-from fedphd_ray.threads import torch_threads
 
 RECIPE = 2
 """Version of network and training: part of the cache key. FIDs of different recipes are not comparable."""

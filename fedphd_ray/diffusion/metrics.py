@@ -12,8 +12,8 @@ from torch import Tensor
 from fedphd_ray.diffusion.extractors import Extractor
 from fedphd_ray.diffusion.neighbours import manifolds
 from fedphd_ray.errors import UserError
-from fedphd_ray.plugins import OrOwn
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.tensors import Pixels, as_tensor, signed
 
 WHERE = "evaluation.metrics"

@@ -16,9 +16,9 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fedphd_ray.errors import ConfigError, ModelFileError
-from fedphd_ray.files import MIB, read_text
-from fedphd_ray.sections import Section
-from fedphd_ray.validation import in_short
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.settings.validation import in_short
+from fedphd_ray.system.files import MIB, read_text
 
 SCHEDULER_FILE = "scheduler_config.json"
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from fedphd_ray.diffusion.labels import blank_labels
 from fedphd_ray.errors import ModelFileError
-from fedphd_ray.files import MIB, read_regular, read_text
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.settings.validation import in_short
+from fedphd_ray.system.files import MIB, read_regular, read_text
 from fedphd_ray.tensors import Shape
-from fedphd_ray.validation import in_short
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

@@ -15,9 +15,9 @@ from fedphd_ray.diffusion.labels import blank_labels
 from fedphd_ray.diffusion.pretrained import Pretrained, keys_of
 from fedphd_ray.diffusion.pruned_unet import Dropout, Epsilon, Layers, PrunedUNet2DModel, Size, assemble, load_unet, stock_shapes
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.files import absolute
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, global_torch_seed
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.system.files import absolute
 from fedphd_ray.tensors import Shape
 
 __all__ = [

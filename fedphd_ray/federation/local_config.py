@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 Precision = Literal["float32", "bfloat16"]
 """What a forward pass computes in."""

@@ -8,11 +8,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from fedphd_ray.plugins import OrOwn
 from fedphd_ray.pruning.groups import CLASS_TABLE, ChannelGroup
 from fedphd_ray.pruning.importance import Importance, group_l1_importance, group_l2_importance
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.tensors import State
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.pruning.criteria import AnyCriterion, GroupL2
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import altair as alt
 
-from fedphd_ray.comparison import Entry, Row, equal_work, rows
+from fedphd_ray.experiments.comparison import Entry, Row, equal_work, rows
 from fedphd_ray.report import text
 
 COLUMNS = ("method", "FID", "KID", "local steps", "at the cloud", "at the clients", "MACs trained", "parameters", "time")

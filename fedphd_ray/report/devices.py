@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fedphd_ray.replay import Simulated
+from fedphd_ray.foresight.replay import Simulated
 from fedphd_ray.report import text
 
 BARS = " ▁▂▃▄▅▆▇█"

@@ -14,9 +14,9 @@ from rich.text import Text
 from fedphd_ray.diffusion.quality import QualityReport, in_words
 from fedphd_ray.records import Outcome
 from fedphd_ray.report import text
+from fedphd_ray.runtime.directory.progress import RoundRecord
 from fedphd_ray.runtime.events import Event, Judged, LeftOut, Pruned, Replaced, RoundDone, Sampled, Started
 from fedphd_ray.runtime.policy.failures import first_line
-from fedphd_ray.runtime.progress import RoundRecord
 
 PLAIN_LINE_SECONDS = 5.0
 SAMPLES_LINE_SECONDS = 15.0

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedphd_ray.experiments.stress import Measured
 from fedphd_ray.report.pictures import save_picture
 from fedphd_ray.report.stress_figures import Table, row, shares, table
 from fedphd_ray.report.stress_pictures import pictures
-from fedphd_ray.stress import Measured
 
 
 def write_stress(measured: Sequence[Measured], target: float, out: Path, title: str, command: str) -> str:

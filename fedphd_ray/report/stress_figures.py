@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedphd_ray.experiments.stress import Measured
 from fedphd_ray.report import text
-from fedphd_ray.stress import Measured
 
 
 @dataclass(frozen=True)

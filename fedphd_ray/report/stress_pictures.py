@@ -7,9 +7,9 @@ from functools import partial
 
 import altair as alt
 
+from fedphd_ray.experiments.stress import Measured
 from fedphd_ray.report import text
 from fedphd_ray.report.stress_figures import Group, deviation, groups_of, mean
-from fedphd_ray.stress import Measured
 
 CELL = {"width": alt.Step(88), "height": alt.Step(44)}
 LINES = "split(datum.label, ', ')"  # a line for each part of a label

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fedphd_ray.federation.planning.workload import Narrowing
-from fedphd_ray.forecast import Forecast, Network
+from fedphd_ray.foresight.forecast import Forecast, Network
 from fedphd_ray.report import text
 from fedphd_ray.report.devices import print_devices
+from fedphd_ray.runtime.directory.run_directory import Summary
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.run_directory import Summary
 
 MOST_CLIENTS_SHOWN = 24
 

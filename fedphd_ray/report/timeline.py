@@ -7,8 +7,8 @@ from pathlib import Path
 import altair as alt
 
 from fedphd_ray.errors import UserError
+from fedphd_ray.foresight.replay import Simulated
 from fedphd_ray.plans import Flight
-from fedphd_ray.replay import Simulated
 from fedphd_ray.report.pictures import save_picture
 
 PHASES = ("receives", "trains", "sends")

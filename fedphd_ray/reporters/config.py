@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 
 class WandbConfig(Section):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.dataset import ImageDataset
 from fedphd_ray.diffusion.extractors import ClassifierFeatures, Features
 from fedphd_ray.diffusion.features import load_feature_network
@@ -25,8 +24,9 @@ from fedphd_ray.records import Payload
 from fedphd_ray.runtime.events import Sampled
 from fedphd_ray.runtime.workers.backend import Backend, Handle
 from fedphd_ray.runtime.workers.host_setup import SampleChunk
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies.parts import Part, with_private_parts
+from fedphd_ray.system.cache import default_cache_dir
 from fedphd_ray.tensors import as_numpy, as_tensor
 
 GRID_IMAGES = 80

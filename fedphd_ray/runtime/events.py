@@ -12,7 +12,7 @@ from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Outcome
 
 if TYPE_CHECKING:
-    from fedphd_ray.runtime.progress import RoundRecord
+    from fedphd_ray.runtime.directory.progress import RoundRecord
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from fedphd_ray.runtime.policy.faults import FaultScript
 from fedphd_ray.runtime.policy.placement import Demand, RuntimeConfig
 from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig
 from fedphd_ray.runtime.workers.host_setup import HostSetup
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Topology
 

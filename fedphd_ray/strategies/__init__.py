@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedphd_ray.plugins import OrOwn
+from fedphd_ray.settings.plugins import OrOwn
 from fedphd_ray.strategies.base import Strategy
 from fedphd_ray.strategies.fedavg import FedAvg
 from fedphd_ray.strategies.feddiffuse import FedDiffuse

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, Kind
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies.parts import Part, whole
 from fedphd_ray.tensors import Layout
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedphd_ray.population import Population
 from fedphd_ray.records import EdgeStatistics, distribution
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies.base import EdgeDraw, Strategy
 from fedphd_ray.strategies.homogeneity import homogeneity_score, merge_distribution, uniform
 

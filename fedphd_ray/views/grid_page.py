@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedphd_ray.experiments.stress import Measured
 from fedphd_ray.report.stress_figures import Table, table
 from fedphd_ray.report.stress_pictures import pictures
-from fedphd_ray.stress import Measured
 from fedphd_ray.views.charts import Chart
 from fedphd_ray.views.page import rendered, write_html
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, parameter_shapes
 from fedphd_ray.errors import FedPhDError
-from fedphd_ray.files import MIB, read_text
+from fedphd_ray.system.files import MIB, read_text
 from fedphd_ray.views.run_view import RunView
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

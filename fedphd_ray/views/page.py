@@ -15,12 +15,12 @@ import vl_convert
 from markupsafe import Markup
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import MIB, read_regular, write_whole
 from fedphd_ray.report import text
+from fedphd_ray.settings.yaml_files import dump_flow, dump_yaml
+from fedphd_ray.system.files import MIB, read_regular, write_whole
 from fedphd_ray.views.charts import Chart, charts, judged
 from fedphd_ray.views.network import widths
 from fedphd_ray.views.run_view import Line, RunView, quality_of
-from fedphd_ray.yaml_files import dump_flow, dump_yaml
 
 MOST_PICTURES, PICTURE_BYTES = 40, 2 * MIB
 MOST_FAILURES, MOST_METRICS = 200, 20

@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_book
-from fedphd_ray.runtime.identity import FILE as IDENTITY
-from fedphd_ray.runtime.identity import Identity
-from fedphd_ray.runtime.progress import RoundRecord
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.runtime.status import Status
+from fedphd_ray.runtime.directory.identity import FILE as IDENTITY
+from fedphd_ray.runtime.directory.identity import Identity
+from fedphd_ray.runtime.directory.progress import RoundRecord
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.directory.status import Status
+from fedphd_ray.system.files import read_book
 
 Line = dict[str, Any]
 STATES = ("running", "finished", "stopped", "died", "failed")

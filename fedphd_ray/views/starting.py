@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import write_whole
+from fedphd_ray.system.files import write_whole
 
 INSTALLED = Path(sysconfig.get_path("data")) / "share" / "fedphd_ray" / "examples"
 CHECKOUT = Path(__file__).parents[2] / "examples"

@@ -11,8 +11,8 @@ from federations import Recorder, tiny
 from namespaces import Host, bring_up, hosts, wait_until, why_not
 from processes import fedphd
 
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 
 WHY_NOT = why_not()
 ROUNDS, MEASURED, CUT = 120, 4, 8

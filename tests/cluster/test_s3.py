@@ -14,7 +14,7 @@ from federations import tiny
 from processes import environment, fedphd
 from ray_heads import free_ports
 
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "tests",

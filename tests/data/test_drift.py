@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedphd_ray.data.drift import Drift, Ownership
 from fedphd_ray.data.partition import counts_by_client
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.population import ClientRows, Population
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.sources import Digits, Shapes
 from fedphd_ray.diffusion import features
 from fedphd_ray.diffusion.features import FeatureNetwork, load_feature_network, train_feature_network
+from fedphd_ray.system.cache import default_cache_dir
 
 DIGITS = Digits().load(0)
 

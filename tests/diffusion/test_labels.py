@@ -24,7 +24,7 @@ from fedphd_ray.generate import generate
 from fedphd_ray.pruning.groups import CLASS_TABLE, channel_groups
 from fedphd_ray.pruning.importance import SparsityPenalty, group_l2_importance
 from fedphd_ray.records import LocalOrder
-from fedphd_ray.runtime.run import run
+from fedphd_ray.runtime.driver.run import run
 from fedphd_ray.strategies import FedAvg, Scaffold
 
 CONFIG = UNetConfig(widths=(16, 32), attention=(False, True), groups=4, class_conditional=True)

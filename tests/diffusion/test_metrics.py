@@ -18,8 +18,8 @@ from fedphd_ray.diffusion.metrics import Judged, Metric, PrecisionRecall
 from fedphd_ray.diffusion.quality import QualityMeter, in_words, mean_report
 from fedphd_ray.errors import UserError
 from fedphd_ray.reporters.figures import of_quality
+from fedphd_ray.runtime.directory.model_card import model_card
 from fedphd_ray.runtime.events import Judged as WasJudged
-from fedphd_ray.runtime.model_card import model_card
 from fedphd_ray.tensors import signed
 from fedphd_ray.views.run_view import RunView
 

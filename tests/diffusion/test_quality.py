@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedphd_ray.cache import default_cache_dir
 from fedphd_ray.data.sources import Digits
 from fedphd_ray.diffusion import quality
 from fedphd_ray.diffusion.features import FeatureNetwork, load_feature_network
 from fedphd_ray.diffusion.quality import QualityMeter
 from fedphd_ray.errors import DataError, UserError
+from fedphd_ray.system.cache import default_cache_dir
 
 DIGITS = Digits().load(0)
 

@@ -12,7 +12,7 @@ from fedphd_ray.config import load_config
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec
 from fedphd_ray.errors import ConfigError, PruningError
 from fedphd_ray.federation.budget import _Left, within_budget
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.pruning.policy import Budget, PruningConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

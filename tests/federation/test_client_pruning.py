@@ -14,9 +14,9 @@ from fedphd_ray.federation.planning.client_pruning import LEFT, FedClip, contrib
 from fedphd_ray.plans import Memory
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport, Outcome
-from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.exchange import planned
-from fedphd_ray.runtime.observer import Observer
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.exchange import planned
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.workers.local_backend import LocalBackend
 
 SIGMA, FLOOR = 0.15, 0.1

@@ -12,7 +12,7 @@ from fedphd_ray.federation.channel.communication import MessageNoise
 from fedphd_ray.federation.channel.compression import Bfloat16, Int4, Int8
 from fedphd_ray.federation.channel.sparsification import Threshold, TopK
 from fedphd_ray.federation.channel.squeezing import Squeezed
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.records import Kind
 
 NOISE = MessageNoise(1, 2, "client/3")

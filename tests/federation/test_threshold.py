@@ -12,7 +12,7 @@ from fedphd_ray.federation.channel.communication import MessageNoise
 from fedphd_ray.federation.channel.links import Link, Parameters
 from fedphd_ray.federation.channel.sparsification import Threshold
 from fedphd_ray.federation.update import Update
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.records import Kind
 from fedphd_ray.topology import Hop
 

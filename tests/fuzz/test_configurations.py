@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.errors import RunFailedError, UserError
-from fedphd_ray.forecast import forecast
-from fedphd_ray.validation import _all_keys
+from fedphd_ray.foresight.forecast import forecast
+from fedphd_ray.settings.validation import _all_keys
 
 EXAMPLES = 600 if os.environ.get("HYPOTHESIS_PROFILE") == "searching" else 100  # `make soak` tries more, and new ones
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 5, 8, 16, 17, 1000, 0.0, 0.1, 0.5, 1.0, 1.5, -0.5, 1e-9, float("nan"), float("inf")])

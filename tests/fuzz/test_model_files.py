@@ -16,8 +16,8 @@ from fedphd_ray.errors import ModelFileError
 from fedphd_ray.federation.prune import plan_pruning
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import Payload
-from fedphd_ray.runtime.cloud import Cloud  # noqa: F401 - pickle users of the runtime are loaded before pickle is forbidden
-from fedphd_ray.runtime.run_directory import save_model
+from fedphd_ray.runtime.directory.run_directory import save_model
+from fedphd_ray.runtime.driver.cloud import Cloud  # noqa: F401 - pickle users of the runtime are loaded before pickle is forbidden
 
 
 @pytest.fixture(scope="module")

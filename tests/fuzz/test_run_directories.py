@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from processes import fedphd_in_process_code
 
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 
 NAME = "fedphd with kept moments"
 SECTIONS: dict[str, object] = {

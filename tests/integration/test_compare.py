@@ -11,9 +11,9 @@ import pytest
 import yaml
 from federations import TINY
 
-from fedphd_ray import comparison
-from fedphd_ray.contenders import contenders
 from fedphd_ray.errors import ConfigError, UserError
+from fedphd_ray.experiments import comparison
+from fedphd_ray.experiments.contenders import contenders
 from fedphd_ray.report.comparison import write_comparison
 from fedphd_ray.report.progress import ConsoleProgress
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from federations import federate, method, sums_by_hop
 
-from fedphd_ray import plugins
 from fedphd_ray.config import Config, load_config, parse_config
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
+from fedphd_ray.settings import plugins
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OWN = {

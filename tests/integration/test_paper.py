@@ -8,7 +8,7 @@ from federations import federate
 from made_files import cifar_records, idx, png
 
 from fedphd_ray.config import load_config
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fedphd_ray.config import Config, parse_config
 from fedphd_ray.diffusion.unet import PrunedUNet2DModel, load_unet
 from fedphd_ray.errors import ConfigError, UserError
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.tensors import digest
 
 KINDS: dict[str, dict[str, object]] = {

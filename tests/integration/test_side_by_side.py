@@ -10,11 +10,11 @@ import yaml
 from federations import TINY
 from processes import command_line, descendants, environment, fedphd, on_this_machine, processes_below, require_ended, wait_for
 
-from fedphd_ray import comparison
-from fedphd_ray.contenders import contenders
 from fedphd_ray.errors import RunFailedError, UserError
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.runtime.status import Status
+from fedphd_ray.experiments import comparison
+from fedphd_ray.experiments.contenders import contenders
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.directory.status import Status
 
 QUICK = {"evaluation": {"every": 2, "num_samples": 12, "steps": 2, "chunk_size": 12}, "checkpoint": {"every": 1}}
 

@@ -10,14 +10,14 @@ import yaml
 from federations import TINY
 from rich.console import Console
 
-from fedphd_ray import stress as grids
 from fedphd_ray.config import load_config
-from fedphd_ray.contenders import contenders
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.forecast import forecast
+from fedphd_ray.experiments import stress as grids
+from fedphd_ray.experiments.contenders import contenders
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.report.progress import ConsoleProgress
 from fedphd_ray.report.stress import write_stress
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
 from fedphd_ray.views.grid_page import write_grid_page
 
 FAST = {"name": "fast", "share": 0.5, "macs_per_second": 1e9, "download_mbit": 50, "upload_mbit": 10}

@@ -13,7 +13,7 @@ from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.prune import groups_at, groups_of, plan_pruning
 from fedphd_ray.federation.training.batches import Examples
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.pruning.importance import importance_from
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

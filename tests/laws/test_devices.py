@@ -12,9 +12,9 @@ from federations import FLAT, Outcome, Recorder, federate, first_sendings, metho
 from fedphd_ray.config import Config
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.records import Kind
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

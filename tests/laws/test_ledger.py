@@ -6,7 +6,7 @@ import pytest
 from federations import FLAT, METHODS, Outcome, federate, method, outcome_of, shapes, sums_by_hop, tiny
 
 from fedphd_ray.config import Config
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 
 DENSE = {"pruning": {"mode": "none"}}
 FEDAVG = {"strategy": {"name": "fedavg"}}

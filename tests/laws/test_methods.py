@@ -11,9 +11,9 @@ from federations import FLAT, METHODS, SHRINKING, federate, method, reference, s
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.records import Kind, LocalOrder, Payload, Slice
-from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.events import Event, RoundDone
-from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.places import LocalStorage
 from fedphd_ray.runtime.workers.client_host import ClientHost

@@ -10,8 +10,8 @@ from federations import DEEP, FLAT, Outcome, Recorder, StoppedHereError, Until, 
 from fedphd_ray.config import Config
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.links import Link
-from fedphd_ray.forecast import forecast
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.foresight.forecast import forecast
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

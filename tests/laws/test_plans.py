@@ -14,13 +14,13 @@ from fedphd_ray.config import Config
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.planning.schedule import Schedule
 from fedphd_ray.federation.sums.merge import MergeOrder, merged
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.records import EdgeStatistics, Kind, LocalOrder, Payload
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.cloud import Cloud
+from fedphd_ray.runtime.driver import run as runs
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.observer import Observer
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

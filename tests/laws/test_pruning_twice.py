@@ -12,12 +12,12 @@ from processes import fedphd_in_process
 from fedphd_ray.config import Config
 from fedphd_ray.errors import ConfigError, PruningError
 from fedphd_ray.federation.prune import pruned_shapes
-from fedphd_ray.forecast import forecast
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.foresight.forecast import forecast
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
-from fedphd_ray.runtime.run_directory import Summary
 
 TWICE = {"round": 2, "ratio": 0.25, "again": [{"round": 4, "ratio": 0.34}]}
 WIDE = {"widths": [32, 48], "groups": 4}

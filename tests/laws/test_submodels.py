@@ -20,10 +20,10 @@ from fedphd_ray.federation.costs import Cost
 from fedphd_ray.federation.prune import groups_at
 from fedphd_ray.federation.submodels.slices import narrow_layout, num_slices, slice_plan, sub_network
 from fedphd_ray.federation.submodels.widths import SubModels
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.records import BY_MAGNITUDE, ClientState, Kind, LocalOrder, PartialUpdate, Payload, Slice
 from fedphd_ray.report.tables import describe, print_forecast
-from fedphd_ray.runtime.exchange import workload_of
+from fedphd_ray.runtime.driver.exchange import workload_of
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

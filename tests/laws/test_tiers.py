@@ -19,12 +19,12 @@ from fedphd_ray.diffusion.unet import initial_state
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.sums.aggregation import weighted_models
-from fedphd_ray.forecast import forecast
+from fedphd_ray.foresight.forecast import forecast
 from fedphd_ray.plans import RoundPlan
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.exchange import hand_down
-from fedphd_ray.runtime.observer import Observer
+from fedphd_ray.runtime.driver import run as runs
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.exchange import hand_down
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement

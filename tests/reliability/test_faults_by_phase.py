@@ -21,9 +21,9 @@ from processes import command_line
 
 from fedphd_ray.config import load_config
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
-from fedphd_ray.runtime.run_directory import Summary
 
 ROUND = 2
 SECTIONS: dict[str, object] = {
@@ -99,7 +99,7 @@ sys.path.insert(0, sys.argv[3])
 from federations import Recorder
 from phases import IN_ONE_PROCESS, at_first_entry
 from fedphd_ray.config import load_config
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 owner, name = IN_ONE_PROCESS[sys.argv[2]]
 at_first_entry(setattr, owner, name, int(sys.argv[4]), lambda: os.kill(os.getpid(), signal.SIGKILL))
 config = load_config(Path(sys.argv[1]) / "config.yaml")

@@ -30,8 +30,8 @@ from processes import (
 from fedphd_ray.config import load_config
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 
 RAY: dict[str, object] = {"runtime": {"backend": "ray", "placement": "pooled", "hosts": 2, "cpus_per_host": 0.5}}
 
@@ -130,7 +130,7 @@ import ray
 from ray.cluster_utils import Cluster
 from federations import Recorder
 from fedphd_ray.config import load_config
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200 * 2**20})
 second = cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)

@@ -19,8 +19,8 @@ from federations import method
 from processes import EVERY_ROUND, TESTS, environment, fedphd, on_this_machine, wait_for, write_config
 
 from fedphd_ray.errors import RunFailedError, Stopped, UserError
-from fedphd_ray.runtime.status import Status, at_work_in
-from fedphd_ray.stopping import STOPPING, Hint, Stopping
+from fedphd_ray.runtime.directory.status import Status, at_work_in
+from fedphd_ray.system.stopping import STOPPING, Hint, Stopping
 
 NAMES = {signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 LONG: dict[str, object] = {"schedule": {"rounds": 5000}, "pruning": {"round": 2500}}
@@ -28,7 +28,7 @@ AT = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from phases import IN_ONE_PROCESS, at_first_entry
-import fedphd_ray.runtime.run as run_module
+import fedphd_ray.runtime.driver.run as run_module
 number, phase = int(sys.argv[2]), sys.argv[3]
 strike = lambda: (print("STRUCK", flush=True), os.kill(os.getpid(), number), None)[2]
 if phase == "exporting":
@@ -258,7 +258,7 @@ def test_two_runs_in_one_process_are_refused_at_once(tmp_path: Path) -> None:
     from federations import Recorder, reference  # noqa: PLC0415
 
     from fedphd_ray.errors import UserError  # noqa: PLC0415
-    from fedphd_ray.runtime import run as runs  # noqa: PLC0415
+    from fedphd_ray.runtime.driver import run as runs  # noqa: PLC0415
 
     refused: list[str] = []
 

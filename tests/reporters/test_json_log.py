@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedphd_ray.cli import app
 from fedphd_ray.reporters.json_log import JsonLog
 from fedphd_ray.runtime.events import Ended, Event, Replaced, RoundDone, Saved
-from fedphd_ray.yaml_files import dump_yaml
+from fedphd_ray.settings.yaml_files import dump_yaml
 
 
 def lines(text: str) -> list[dict[str, object]]:

@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedphd_ray.errors import UserError
 from fedphd_ray.reporters import ReportingConfig, reporters, require_reporters
 from fedphd_ray.reporters.config import WandbConfig
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
+from fedphd_ray.runtime.driver.ray_metrics import outcomes
 from fedphd_ray.runtime.events import Reporters
-from fedphd_ray.runtime.ray_metrics import outcomes
 
 JUDGED = tiny(evaluation={"every": 2, "num_samples": 12, "steps": 2}, schedule={"rounds": 10}, checkpoint={"every": 1})
 
@@ -55,7 +55,7 @@ def test_what_is_not_installed_is_refused_with_its_name(monkeypatch: pytest.Monk
 def test_reporting_decides_no_result_and_may_change_on_resume(tmp_path: Path) -> None:
     one = tiny().settings()
     other = tiny(reporting={"tensorboard": False}).settings()
-    from fedphd_ray.runtime.identity import config_sha256  # noqa: PLC0415
+    from fedphd_ray.runtime.directory.identity import config_sha256  # noqa: PLC0415
 
     assert config_sha256(one) == config_sha256(other)
 

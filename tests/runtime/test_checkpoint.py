@@ -15,11 +15,11 @@ from pyarrow import fs
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.ledger import Ledger, read_ledger
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.observer import Observer
-from fedphd_ray.runtime.progress import read_lines
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.progress import read_lines
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.storage.checkpoint import CheckpointConfig, Checkpoints
 from fedphd_ray.runtime.storage.places import ArrowStorage, LocalStorage, Storage, open_storage
 from fedphd_ray.runtime.workers.local_backend import LocalBackend

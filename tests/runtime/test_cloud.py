@@ -14,8 +14,8 @@ from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.planning.schedule import Schedule
 from fedphd_ray.records import LocalOrder, Payload
-from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.observer import Observer
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.policy.placement import Placement
 from fedphd_ray.runtime.workers.client_host import ClientHost

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 from federations import Recorder, method
 
 from fedphd_ray.report.holdings import figure
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.drawn import POPULATION_FILE, population_table
+from fedphd_ray.runtime.directory.drawn import POPULATION_FILE, population_table
+from fedphd_ray.runtime.driver import run as runs
 
 DEVICES = {"classes": [{"name": "a", "macs_per_second": 1e9, "download_mbit": 8, "upload_mbit": 2, "latency_ms": 30}]}
 

@@ -11,7 +11,7 @@ from fedphd_ray.records import EdgeStatistics
 from fedphd_ray.records import Outcome as Became
 from fedphd_ray.report import progress as report_progress
 from fedphd_ray.report.progress import ConsoleProgress
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, RoundDone, Sampled, Saved, Started
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend

@@ -13,8 +13,8 @@ from processes import fedphd_in_process
 
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import run as runs
 
 EVERY_ROUND: dict[str, object] = {"checkpoint": {"every": 1, "keep": 2}}
 
@@ -87,7 +87,7 @@ def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, object]]:
-    from fedphd_ray.runtime.progress import read_lines  # noqa: PLC0415
+    from fedphd_ray.runtime.directory.progress import read_lines  # noqa: PLC0415
 
     return read_lines(path)
 

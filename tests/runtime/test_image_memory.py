@@ -18,7 +18,7 @@ PROGRAM = """
 import json, os, sys
 import ray
 from federations import federate, tiny
-from fedphd_ray.runtime.start import start_backend
+from fedphd_ray.runtime.driver.start import start_backend
 
 def anonymous(_=None):
     with open("/proc/self/smaps_rollup") as lines:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from federations import Recorder, tiny
 
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 
 DIGITS = {
     "data": {"name": "digits", "num_clients": 6, "partition": {"name": "iid"}},

@@ -10,8 +10,8 @@ from federations import Recorder, tiny
 from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.participation import SCHEMA, read_clients
+from fedphd_ray.runtime.directory.participation import SCHEMA, read_clients
+from fedphd_ray.runtime.driver import run as runs
 
 BUFFERED = {"devices": {"preset": "mixed", "dropout": {"training": 0.3}}, "schedule": {"policy": {"name": "buffered", "size": 2}}}
 

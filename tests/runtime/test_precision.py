@@ -9,9 +9,9 @@ import torch
 from federations import Recorder, tiny
 
 from fedphd_ray.config import Config
-from fedphd_ray.runtime import precision
-from fedphd_ray.runtime import run as runs
-from fedphd_ray.runtime.run_directory import Summary
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver import precision
+from fedphd_ray.runtime.driver import run as runs
 
 
 def with_precision(name: str) -> Config:

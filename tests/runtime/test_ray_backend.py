@@ -19,12 +19,12 @@ from ray._private.internal_api import memory_summary
 
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.errors import ResourceError, RunFailedError, UserError
+from fedphd_ray.runtime.directory.progress import RoundRecord
 from fedphd_ray.runtime.on_ray import actor_pool as actor_pool_module
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
 from fedphd_ray.runtime.on_ray.backend import RayBackend
 from fedphd_ray.runtime.on_ray.checks import require_store, require_visible
 from fedphd_ray.runtime.policy.placement import Placement, RuntimeConfig
-from fedphd_ray.runtime.progress import RoundRecord
 
 
 @pytest.mark.ray

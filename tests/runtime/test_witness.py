@@ -14,7 +14,7 @@ from pathlib import Path
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 prepare_environment()
 from fedphd_ray.runtime.on_ray.session import witnessed
-from fedphd_ray.stopping import STOPPING, Hint
+from fedphd_ray.system.stopping import STOPPING, Hint
 how, place = sys.argv[1], Path(sys.argv[2])
 (place / "session").mkdir()
 with STOPPING.prepared(Hint("go on", file=str(place / "begun"), otherwise="nothing begun")), witnessed(str(place / "session")):

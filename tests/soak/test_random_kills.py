@@ -17,9 +17,9 @@ from processes import EVERY_ROUND, NAME, command_line, environment, fedphd, proc
 from fedphd_ray.config import load_config
 from fedphd_ray.diffusion.quality import QualityReport
 from fedphd_ray.federation.channel.ledger import read_ledger
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.directory.progress import RoundRecord
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.on_ray.actor_pool import ActorPool
-from fedphd_ray.runtime.progress import RoundRecord
 from fedphd_ray.topology import Hop
 
 pytestmark = pytest.mark.soak

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedphd_ray.config import Config
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.replay import Replay
+from fedphd_ray.foresight.replay import Replay
 from fedphd_ray.strategies import FedDiffuse
 from fedphd_ray.strategies.feddiffuse import BOTTLENECK, DECODER, ENCODER
 from fedphd_ray.tensors import Layout, as_tensor

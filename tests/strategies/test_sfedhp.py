@@ -17,7 +17,7 @@ from fedphd_ray.config import parse_config
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.channel.sparsification import Threshold
 from fedphd_ray.records import Kind, PartialUpdate, Payload
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
 from fedphd_ray.strategies import SFedHP, Strategy
 from fedphd_ray.strategies.base import PERSONAL, Aggregate, LocalMethod, LocalStart

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import fedphd_in_process
 
-from fedphd_ray import stress as grids
 from fedphd_ray.errors import RunFailedError, UserError
-from fedphd_ray.runtime import run as runs
+from fedphd_ray.experiments import stress as grids
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.directory.status import Status, at_work_in
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.events import Judged, RoundDone
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.runtime.status import Status, at_work_in
 from fedphd_ray.views.charts import charts
 from fedphd_ray.views.grid_page import write_grid_page
 from fedphd_ray.views.page import differences, labels, page

@@ -14,9 +14,9 @@ from fedphd_ray.federation.channel.compression import Bfloat16, Float16, Int4, I
 from fedphd_ray.federation.channel.links import Link
 from fedphd_ray.federation.channel.sparsification import RandomK, Threshold, TopK
 from fedphd_ray.federation.channel.squeezing import Squeezed
-from fedphd_ray.plugins import OrOwn
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, torch_generator
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.topology import Hop, Topology
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedphd_ray.federation.channel.codecs import CHECKSUM_BYTES, Buffer, Noise, blank, opened, seal
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.tensors import as_tensor, new, split
 
 BLOCK = 512

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_book, write_whole
+from fedphd_ray.system.files import read_book, write_whole
 
 PATTERN = "round-*.parquet"
 

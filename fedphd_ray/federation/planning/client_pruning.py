@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.plans import Memory
-from fedphd_ray.plugins import OrOwn
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 
 Figures = NDArray[np.float64]
 Share = Annotated[float, Field(gt=0, le=1)]

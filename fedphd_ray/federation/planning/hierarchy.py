@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies.edge_choice import EdgeChoice, OfTheStrategy
 from fedphd_ray.topology import CLIENT, CLOUD, Tier, Topology
 

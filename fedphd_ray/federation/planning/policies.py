@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from fedphd_ray.devices.simulation import Job
-from fedphd_ray.plugins import OrOwn
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 
 Seconds = Annotated[float, Field(gt=0, le=1e12)]
 Times = NDArray[np.float64]

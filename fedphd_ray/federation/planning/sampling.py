@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from fedphd_ray.plugins import OrOwn
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.plugins import OrOwn
+from fedphd_ray.settings.sections import Section
 
 Clients = NDArray[np.int64]
 

@@ -16,8 +16,8 @@ from fedphd_ray.federation.planning.workload import Workload
 from fedphd_ray.plans import Aggregation, Contribution, Memory, RoundPlan
 from fedphd_ray.population import Population
 from fedphd_ray.records import ClientReport, EdgeStatistics, Slice
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.base import EdgeDraw
 from fedphd_ray.strategies.edge_choice import Choice

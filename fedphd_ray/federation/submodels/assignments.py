@@ -12,8 +12,8 @@ from fedphd_ray.devices.quantities import Quantity, draw
 from fedphd_ray.devices.wireless import Radio, allocate, rate
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.costs import Cost
-from fedphd_ray.sections import Section
 from fedphd_ray.seeds import Purpose, numpy_rng
+from fedphd_ray.settings.sections import Section
 
 Figures = NDArray[np.float64]
 

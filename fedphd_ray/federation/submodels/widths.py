@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from fedphd_ray.errors import ConfigError
 from fedphd_ray.federation.submodels.assignments import ByMemory, ByShare, Wireless
 from fedphd_ray.records import BY_MAGNITUDE, Slice
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.tensors import Layout
 

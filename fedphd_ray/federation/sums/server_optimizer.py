@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 MOMENTUM, SECOND_MOMENT = "server_momentum", "server_second_moment"
 Decay = Annotated[float, Field(ge=0, lt=1)]

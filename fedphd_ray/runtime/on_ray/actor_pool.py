@@ -14,7 +14,6 @@ from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
 
 from fedphd_ray.errors import ResourceError, RunFailedError
 from fedphd_ray.federation.sums.aggregation import fold_partials
-from fedphd_ray.memory import peak_memory_bytes
 from fedphd_ray.records import ClientState, LocalOrder, PartialUpdate, Payload
 from fedphd_ray.runtime.on_ray.checks import require_imports
 from fedphd_ray.runtime.on_ray.nodes import free_resources, labelled, node_of
@@ -23,6 +22,7 @@ from fedphd_ray.runtime.policy.placement import RuntimeConfig
 from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.edge_server import EdgeServer
 from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
+from fedphd_ray.system.memory import peak_memory_bytes
 
 OnStart = Callable[[int, int, str], None]
 NODE_DIED = "node has died"  # in the words of Ray's error

@@ -8,8 +8,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedphd_ray.errors import ResourceError, UserError
-from fedphd_ray.imports import trouble_with
 from fedphd_ray.runtime.policy.placement import Node
+from fedphd_ray.system.imports import trouble_with
 
 ANSWER_SECONDS = 300.0  # for a node to start a process and look at something
 

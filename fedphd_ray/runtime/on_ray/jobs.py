@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedphd_ray.errors import ResourceError, RunFailedError, Stopped, UserError
-from fedphd_ray.files import MIB
-from fedphd_ray.saying import Say
-from fedphd_ray.stopping import STOPPING, Hint
+from fedphd_ray.system.files import MIB
+from fedphd_ray.system.saying import Say
+from fedphd_ray.system.stopping import STOPPING, Hint
 
 MOST_BYTES = 100 * MIB
 """What a dashboard takes: beyond it the upload ends with status 413, whatever Ray's own check says."""

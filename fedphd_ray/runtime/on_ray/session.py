@@ -20,7 +20,7 @@ from ray._private import ray_constants
 from fedphd_ray.errors import ResourceError
 from fedphd_ray.runtime.on_ray import witness
 from fedphd_ray.runtime.on_ray.environment import FORMS_CLUSTERS
-from fedphd_ray.stopping import STOPPING, descendants, kill_descendants
+from fedphd_ray.system.stopping import STOPPING, descendants, kill_descendants
 
 MIN_OBJECT_STORE_BYTES = 256 * 2**20
 LONGEST_PLACE = 30

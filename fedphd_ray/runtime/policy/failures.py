@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.records import ClientReport
 from fedphd_ray.runtime.policy.dispatch import Unit, single_clients
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 from fedphd_ray.topology import client_name
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 
 class InjectedFaultError(RuntimeError):

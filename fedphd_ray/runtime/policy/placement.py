@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from fedphd_ray.errors import ConfigError, ResourceError
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
 
 HOST_BASE_BYTES = 460 * 2**20
 """A host process before its first client, measured (docs/performance.md); models, data and activations come on top."""

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedphd_ray.errors import ConfigError, ModelFileError, PruningError, UserError
-from fedphd_ray.files import absolute
 from fedphd_ray.pruning.plan import PrunePlan
 from fedphd_ray.records import ClientState, Kind, Payload
 from fedphd_ray.runtime.storage.manifest import SCHEMA, ClientFile, Frame, Manifest, NodeFile
@@ -24,7 +23,8 @@ from fedphd_ray.runtime.storage.seals import Seal
 from fedphd_ray.runtime.storage.state import Models, RunState, keep_all
 from fedphd_ray.runtime.storage.state_files import from_bytes, to_bytes
 from fedphd_ray.runtime.workers.backend import Backend, Handle
-from fedphd_ray.sections import Section
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.system.files import absolute
 from fedphd_ray.tensors import Layout
 from fedphd_ray.topology import client_name
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_regular, refuse_links, write_whole
+from fedphd_ray.system.files import read_regular, refuse_links, write_whole
 
 
 class Storage(Protocol):

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import read_book
+from fedphd_ray.system.files import read_book
 
 
 class FileSeal(BaseModel):

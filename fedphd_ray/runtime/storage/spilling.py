@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedphd_ray.files import read_regular, write_whole
 from fedphd_ray.records import ClientState, Payload
 from fedphd_ray.runtime.storage.state_files import MOST_STATE_BYTES, from_bytes, to_bytes
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle, MergeOutcome, MergeTask
 from fedphd_ray.runtime.workers.host_setup import SampleChunk
+from fedphd_ray.system.files import read_regular, write_whole
 
 
 @dataclass(frozen=True)

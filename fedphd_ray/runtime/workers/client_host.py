@@ -23,7 +23,6 @@ from fedphd_ray.federation.submodels.slices import MaskedSeat, Seat, masked_netw
 from fedphd_ray.federation.sums.client_sums import ClientSums
 from fedphd_ray.federation.training.batches import Examples
 from fedphd_ray.federation.training.local_training import LocalResult, LocalTrainer
-from fedphd_ray.memory import keep_freed_memory
 from fedphd_ray.records import BY_MAGNITUDE, ClientReport, ClientState, LocalOrder, Outcome, PartialUpdate, Payload, Slice
 from fedphd_ray.runtime.policy.faults import spoiled, strike_before_training
 from fedphd_ray.runtime.workers.device import claim_device
@@ -31,6 +30,7 @@ from fedphd_ray.runtime.workers.host_setup import HostSetup, SampleChunk
 from fedphd_ray.seeds import Purpose, torch_generator
 from fedphd_ray.strategies.normalisation import client_weight
 from fedphd_ray.strategies.parts import named
+from fedphd_ray.system.memory import keep_freed_memory
 from fedphd_ray.tensors import Layout, as_numpy, as_tensor
 from fedphd_ray.topology import client_name
 

@@ -13,10 +13,10 @@ import torch
 from fedphd_ray.federation.channel.communication import Codecs
 from fedphd_ray.federation.sums.aggregation import apply_update, fold_by_name, fold_partials
 from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
-from fedphd_ray.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.records import EdgeReport, Kind, PartialUpdate, Payload, Transfer
 from fedphd_ray.strategies import Strategy
 from fedphd_ray.strategies.normalisation import step_scale
+from fedphd_ray.system.memory import keep_freed_memory, peak_memory_bytes
 from fedphd_ray.tensors import as_numpy, as_tensor
 from fedphd_ray.topology import Topology
 

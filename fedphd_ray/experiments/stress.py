@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from fedphd_ray.comparison import Entry, compare, placed
 from fedphd_ray.config import Config, load_config
-from fedphd_ray.contenders import Contender
 from fedphd_ray.errors import ConfigError
+from fedphd_ray.experiments.comparison import Entry, compare, placed
+from fedphd_ray.experiments.contenders import Contender
 from fedphd_ray.federation.channel.ledger import read_ledger
 from fedphd_ray.report import text
+from fedphd_ray.runtime.directory.progress import MetricsFile
 from fedphd_ray.runtime.events import Reporter
-from fedphd_ray.runtime.progress import MetricsFile
-from fedphd_ray.saying import Say
-from fedphd_ray.yaml_files import dump_flow, parse_yaml
+from fedphd_ray.settings.yaml_files import dump_flow, parse_yaml
+from fedphd_ray.system.saying import Say
 
 MOST_RUNS = 10_000
 

@@ -17,10 +17,10 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.links import model_bytes
 from fedphd_ray.federation.planning.workload import Narrowing
 from fedphd_ray.federation.prune import pruned_shapes
+from fedphd_ray.foresight.replay import EdgeFigures, Replay, Simulated
 from fedphd_ray.pruning.groups import count_macs
-from fedphd_ray.replay import EdgeFigures, Replay, Simulated
+from fedphd_ray.runtime.directory.run_directory import cloud_saving
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.run_directory import cloud_saving
 from fedphd_ray.strategies.edge_choice import EdgeRule, Greedy, Nearest, OfTheStrategy, Random, Region, RoundRobin
 from fedphd_ray.tensors import Layout, Shape
 

@@ -14,8 +14,8 @@ from fedphd_ray.diffusion.unet import UNetSpec, build_unet
 from fedphd_ray.federation.local_config import Precision
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.workers.device import supports_bfloat16
-from fedphd_ray.saying import Say
-from fedphd_ray.threads import torch_threads
+from fedphd_ray.system.saying import Say
+from fedphd_ray.system.threads import torch_threads
 
 WORTH_IT = 0.85  # bfloat16 changes rounding: it must save more than what two timings differ by
 TRIAL_IMAGES = 8  # at once, at most

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, Field
 
 from fedphd_ray.config import Config, load_config
-from fedphd_ray.contenders import Contender
 from fedphd_ray.errors import ConfigError, UserError
-from fedphd_ray.plugins import named_in
+from fedphd_ray.experiments.contenders import Contender
+from fedphd_ray.experiments.side_by_side import Job, run_side_by_side
+from fedphd_ray.runtime.directory.progress import MetricsFile
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.runtime.driver.run import resume, run
+from fedphd_ray.runtime.driver.start import Needs, shared_actors
 from fedphd_ray.runtime.events import Reporter
-from fedphd_ray.runtime.progress import MetricsFile
-from fedphd_ray.runtime.run import resume, run
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.runtime.start import Needs, shared_actors
-from fedphd_ray.saying import Say
-from fedphd_ray.side_by_side import Job, run_side_by_side
+from fedphd_ray.settings.plugins import named_in
+from fedphd_ray.system.saying import Say
 from fedphd_ray.topology import Hop
 
 if TYPE_CHECKING:

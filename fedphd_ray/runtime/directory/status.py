@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedphd_ray.errors import FedPhDError, Stopped, UserError
-from fedphd_ray.files import MIB, read_regular, read_text, write_whole
-from fedphd_ray.stopping import STOPPING
+from fedphd_ray.system.files import MIB, read_regular, read_text, write_whole
+from fedphd_ray.system.stopping import STOPPING
 
 FILE = "status.json"
 State = Literal["running", "finished", "stopped", "failed"]

@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedphd_ray.errors import RunFailedError, StateLostError, UserError
-from fedphd_ray.files import refuse_links, write_whole
-from fedphd_ray.memory import peak_memory_bytes
-from fedphd_ray.runtime.books import Books
-from fedphd_ray.runtime.cloud import Cloud
-from fedphd_ray.runtime.drawn import write_population
+from fedphd_ray.runtime.directory.books import Books
+from fedphd_ray.runtime.directory.drawn import write_population
+from fedphd_ray.runtime.directory.identity import Identity
+from fedphd_ray.runtime.directory.model_card import write_model_card
+from fedphd_ray.runtime.directory.run_directory import Summary, model_folder, save_model, summarise
+from fedphd_ray.runtime.directory.status import at_work_in
+from fedphd_ray.runtime.driver.cloud import Cloud
+from fedphd_ray.runtime.driver.observer import Observer, delivered_models
+from fedphd_ray.runtime.driver.precision import decide_precision, settled
+from fedphd_ray.runtime.driver.start import start_backend
 from fedphd_ray.runtime.evaluation import Evaluator
 from fedphd_ray.runtime.events import Reporter, Reporters, Started
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.identity import Identity
-from fedphd_ray.runtime.model_card import write_model_card
-from fedphd_ray.runtime.observer import Observer, delivered_models
-from fedphd_ray.runtime.precision import decide_precision, settled
-from fedphd_ray.runtime.run_directory import Summary, model_folder, save_model, summarise
-from fedphd_ray.runtime.start import start_backend
-from fedphd_ray.runtime.status import at_work_in
 from fedphd_ray.runtime.storage.locks import locked, one_run_per_process
 from fedphd_ray.runtime.storage.spilling import SpillingBackend
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
-from fedphd_ray.saying import Say, unheard
+from fedphd_ray.system.files import refuse_links, write_whole
+from fedphd_ray.system.memory import peak_memory_bytes
+from fedphd_ray.system.saying import Say, unheard
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool

@@ -14,13 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from fedphd_ray.diffusion.export import export_stock, opener, save_pipeline
 from fedphd_ray.diffusion.unet import build_unet, parameter_shapes
 from fedphd_ray.federation.channel.links import model_bytes
-from fedphd_ray.files import MIB, read_text, whole_folder, write_whole
 from fedphd_ray.records import Payload
-from fedphd_ray.runtime.books import Books
+from fedphd_ray.runtime.directory.books import Books
+from fedphd_ray.runtime.directory.identity import config_sha256
+from fedphd_ray.runtime.directory.status import command_line, machine, utc_now
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.identity import config_sha256
-from fedphd_ray.runtime.status import command_line, machine, utc_now
 from fedphd_ray.runtime.storage.state import RunState
+from fedphd_ray.system.files import MIB, read_text, whole_folder, write_whole
 from fedphd_ray.tensors import as_tensor, digest
 from fedphd_ray.topology import Hop
 

@@ -12,8 +12,8 @@ from fedphd_ray.federation.planning.clock import stamped
 from fedphd_ray.federation.planning.workload import Workload, lost_rows
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import Transfer
+from fedphd_ray.runtime.driver.merging import residual_name, residual_of
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.merging import residual_name, residual_of
 from fedphd_ray.runtime.storage.state import Models, RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, Handle
 from fedphd_ray.tensors import as_numpy

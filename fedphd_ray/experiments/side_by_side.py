@@ -14,8 +14,8 @@ from pathlib import Path
 from fedphd_ray.config import Config
 from fedphd_ray.errors import RunFailedError
 from fedphd_ray.report.text import duration
-from fedphd_ray.runtime.start import Needs, shared_session
-from fedphd_ray.saying import Say
+from fedphd_ray.runtime.driver.start import Needs, shared_session
+from fedphd_ray.system.saying import Say
 
 LOOK_SECONDS = 0.2
 END_SECONDS = 10.0  # for a run that is asked to stop

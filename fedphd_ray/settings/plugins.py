@@ -16,8 +16,8 @@ from pydantic import GetCoreSchemaHandler, ValidationError, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.sections import Section
-from fedphd_ray.validation import explained
+from fedphd_ray.settings.sections import Section
+from fedphd_ray.settings.validation import explained
 
 GROUP = "fedphd_ray.plugins"
 _NAMING = ("name", "codec", "criterion")  # keys whose value may be a path; a codec or a criterion may be its name alone

@@ -7,16 +7,16 @@ from fedphd_ray.diffusion.unet import parameter_shapes
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.federation.prune import pruned_shapes
+from fedphd_ray.runtime.directory.participation import ClientTable
+from fedphd_ray.runtime.directory.progress import MetricsFile
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.participation import ClientTable
-from fedphd_ray.runtime.progress import MetricsFile
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.manifest import Frame
 from fedphd_ray.runtime.storage.places import open_storage
 from fedphd_ray.runtime.storage.seals import PartsSeal, Seal
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend
-from fedphd_ray.saying import Say
+from fedphd_ray.system.saying import Say
 
 
 class Books:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.validation import shown
-from fedphd_ray.yaml_files import parse_yaml, read_extended
+from fedphd_ray.settings.validation import shown
+from fedphd_ray.settings.yaml_files import parse_yaml, read_extended
 
 
 def read_tree(source: Path | Mapping[str, object], overrides: Sequence[str] = ()) -> dict[str, object]:

@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fedphd_ray.memory import resident_bytes
+from fedphd_ray.runtime.directory.progress import RoundRecord
 from fedphd_ray.runtime.events import Event, Judged, RoundDone
-from fedphd_ray.runtime.progress import RoundRecord
+from fedphd_ray.system.memory import resident_bytes
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.metrics import RunMetrics

@@ -13,12 +13,12 @@ from fedphd_ray.errors import Stopped
 from fedphd_ray.federation.channel.ledger import Ledger
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics, Payload, Transfer
+from fedphd_ray.runtime.directory.participation import ClientTable, participations
+from fedphd_ray.runtime.directory.progress import round_record
+from fedphd_ray.runtime.driver.stopwatch import Stopwatch
 from fedphd_ray.runtime.evaluation import Evaluator, client_models, spread
 from fedphd_ray.runtime.events import Ended, Judged, LeftOut, Planned, Pruned, Replaced, Reporter, RoundDone, Saved
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.participation import ClientTable, participations
-from fedphd_ray.runtime.progress import round_record
-from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.checkpoint import Checkpoints
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend

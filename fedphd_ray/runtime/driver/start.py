@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal, Self
 from fedphd_ray.diffusion.unet import build_unet
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.channel.links import model_bytes
-from fedphd_ray.memory import keep_freed_memory
+from fedphd_ray.runtime.driver.ray_metrics import RayMetrics
 from fedphd_ray.runtime.events import Reporter
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.on_ray.environment import prepare_environment
 from fedphd_ray.runtime.policy.placement import Node, RuntimeConfig, decide, shares, store_size
-from fedphd_ray.runtime.ray_metrics import RayMetrics
 from fedphd_ray.runtime.workers.backend import Backend
 from fedphd_ray.runtime.workers.device import require_compiler, this_machine
 from fedphd_ray.runtime.workers.local_backend import LocalBackend
-from fedphd_ray.saying import Say
-from fedphd_ray.threads import torch_threads
+from fedphd_ray.system.memory import keep_freed_memory
+from fedphd_ray.system.saying import Say
+from fedphd_ray.system.threads import torch_threads
 
 if TYPE_CHECKING:
     from fedphd_ray.runtime.on_ray.actor_pool import ActorPool

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedphd_ray.federation.prune import shapes_at
-from fedphd_ray.forecast import Forecast, first_channels
+from fedphd_ray.foresight.forecast import Forecast, first_channels
 from fedphd_ray.records import LocalOrder, Payload
 from fedphd_ray.report import text
+from fedphd_ray.runtime.driver.precision import settled
 from fedphd_ray.runtime.experiment import Experiment
 from fedphd_ray.runtime.policy.faults import FaultScript
-from fedphd_ray.runtime.precision import settled
 from fedphd_ray.runtime.workers.client_host import ClientHost
 from fedphd_ray.runtime.workers.host_setup import SampleChunk
+from fedphd_ray.system.threads import torch_threads
 from fedphd_ray.tensors import Layout, as_numpy
-from fedphd_ray.threads import torch_threads
 
 STEPS = 3  # of training, timed after as many that warm up
 DRAWN = 8  # images, at most

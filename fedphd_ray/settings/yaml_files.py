@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fedphd_ray.errors import ConfigError
-from fedphd_ray.files import MIB, read_text
+from fedphd_ray.system.files import MIB, read_text
 
 MOST_BYTES, MOST_DEPTH, MOST_DIGITS = MIB, 50, 30
 _VALUES = {

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.files import BOOK_BYTES, read_book, read_text, write_whole
 from fedphd_ray.plans import RoundPlan
 from fedphd_ray.records import EdgeReport, EdgeStatistics
 from fedphd_ray.runtime.events import Event, Judged, RoundDone
 from fedphd_ray.runtime.storage.seals import FileSeal
 from fedphd_ray.strategies.homogeneity import homogeneity_score, uniform
+from fedphd_ray.system.files import BOOK_BYTES, read_book, read_text, write_whole
 
 
 @dataclass(frozen=True)

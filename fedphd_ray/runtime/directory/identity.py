@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedphd_ray.errors import UserError
 from fedphd_ray.federation.local_config import Precision
-from fedphd_ray.files import MIB, read_text, write_whole
+from fedphd_ray.runtime.directory.status import utc_now
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.status import utc_now
-from fedphd_ray.validation import in_short, shown
+from fedphd_ray.settings.validation import in_short, shown
+from fedphd_ray.system.files import MIB, read_text, write_whole
 
 FILE = "run.json"
 UNDECIDED = ("name", "runtime", "checkpoint", "reporting")

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedphd_ray.files import write_whole
-from fedphd_ray.runtime.run_directory import Summary
-from fedphd_ray.yaml_files import dump_yaml
+from fedphd_ray.runtime.directory.run_directory import Summary
+from fedphd_ray.settings.yaml_files import dump_yaml
+from fedphd_ray.system.files import write_whole
 
 STOCK = """from diffusers import DDIMPipeline
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedphd_ray.files import write_whole
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.system.files import write_whole
 
 POPULATION_FILE = "population.parquet"
 

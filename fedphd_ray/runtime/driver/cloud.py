@@ -14,13 +14,13 @@ from fedphd_ray.errors import RunFailedError
 from fedphd_ray.federation.sums.merge import MergeOrder, merged, send_up
 from fedphd_ray.plans import Aggregation, RoundPlan
 from fedphd_ray.records import ClientReport, EdgeStatistics, Kind, LocalOrder, Payload, Transfer
-from fedphd_ray.runtime.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed, without
+from fedphd_ray.runtime.driver.exchange import hand_down, planned, sent_in_vain, statistics_to_cohort, timed, without
+from fedphd_ray.runtime.driver.merging import merge, order_for, ready, residuals_of, sent_up, with_residuals
+from fedphd_ray.runtime.driver.observer import Observer, RoundTrace
+from fedphd_ray.runtime.driver.prune import prune
+from fedphd_ray.runtime.driver.stopwatch import Stopwatch
 from fedphd_ray.runtime.experiment import Experiment
-from fedphd_ray.runtime.merging import merge, order_for, ready, residuals_of, sent_up, with_residuals
-from fedphd_ray.runtime.observer import Observer, RoundTrace
 from fedphd_ray.runtime.policy.failures import require_quorum
-from fedphd_ray.runtime.prune import prune
-from fedphd_ray.runtime.stopwatch import Stopwatch
 from fedphd_ray.runtime.storage.state import RunState
 from fedphd_ray.runtime.workers.backend import Backend, EdgeOutcome, EdgeTask, Handle
 from fedphd_ray.strategies.base import Aggregate

@@ -1,0 +1,1 @@
+"""Several runs: methods compared, grids, runs side by side."""

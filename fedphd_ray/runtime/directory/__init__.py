@@ -1,0 +1,1 @@
+"""The run directory: what is written of a run, and whose it is."""

@@ -1,0 +1,1 @@
+"""What belongs to the process and its machine: files, memory, threads, imports, signals."""
