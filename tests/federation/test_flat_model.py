@@ -72,3 +72,21 @@ def test_only_whole_batches_go_through_the_compiled_network(monkeypatch: pytest.
     )
     trained(model, state)
     assert sizes == [4, 4, 4, 4]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_classes_and_casts_are_compiled() -> None:
+    """In mixed precision, and told classes, as the module is; the casts are of the graph, whatever is on when it is called."""
+    config = UNetConfig(widths=(8,), attention=(True,), groups=2, head_dim=4, layers_per_block=1, class_conditional=True)
+    model = FlatModel(build_unet(UNetSpec.of(config, image_size=8, channels=1, num_classes=10)), compiled_batch=4)
+    model.vector.copy_(0.2 * torch.randn(len(model.vector), generator=torch.Generator().manual_seed(1)))
+    found = []
+    for denoiser in (model.denoiser, model.module):
+        model.grad.zero_()
+        with torch.autocast("cpu", torch.bfloat16):
+            drawn = denoiser(IMAGES[:4], torch.tensor([1, 500, 900, 999]), torch.tensor([1, 2, 10, 3])).sample
+        assert drawn.dtype == torch.bfloat16
+        drawn.float().square().mean().backward()
+        found.append((drawn.detach().float(), model.grad.clone()))
+    for compiled, plain in zip(*found, strict=True):
+        assert 0 < (compiled - plain).norm() < 2e-2 * plain.norm()
