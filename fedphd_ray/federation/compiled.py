@@ -21,7 +21,8 @@ Denoise = Callable[..., tuple[Tensor]]
 class Compiled(nn.Module):
     """A denoiser that is compiled for batches of one size, at the first of them; others go through the module.
 
-    A step then checks nothing and adds up one gradient, where a module has hundreds.
+    A step then checks nothing and adds up one gradient, where a module has hundreds. It stays what it was at the first batch: for
+    training or for evaluation, with gradients or without.
 
     Args:
         module: the network.
@@ -32,18 +33,21 @@ class Compiled(nn.Module):
 
     def __init__(self, module: nn.Module, layout: Layout, flat: nn.Parameter, batch_size: int) -> None:
         super().__init__()
-        self._network = (module, layout, flat)  # a tuple: its parameters are not this module's
-        self._batch_size = batch_size
+        self._network, self._layout, self._flat, self._batch_size = module, layout, flat, batch_size
         self._denoise: Denoise | None = None
+
+    @property
+    def config(self) -> object:
+        """The network's own."""
+        return self._network.config
 
     def forward(self, images: Tensor, *inputs: Tensor) -> object:
         """As the module itself."""
-        module, layout, flat = self._network
         if len(images) != self._batch_size:
-            return module(images, *inputs)
+            return self._network(images, *inputs)
         if self._denoise is None:
-            self._denoise = compiled(module, layout, flat, images, *inputs)
-        return UNet2DOutput(sample=self._denoise(flat, images, *inputs)[0])
+            self._denoise = compiled(self._network, self._layout, self._flat, images, *inputs)
+        return UNet2DOutput(sample=self._denoise(self._flat, images, *inputs)[0])
 
 
 def compiled(module: nn.Module, layout: Layout, *example: Tensor) -> Denoise:

@@ -17,9 +17,10 @@ class FlatModel:
         module: its parameters are moved into the flat vector; it must have no buffers.
         compiled_batch: images in the batches for which `denoiser`, the module as it is trained, is compiled at its first call; 0
             for none. Other batches go through the module as it is.
+        sampled_batch: the same of `sampler`, the module as it is sampled from.
     """
 
-    def __init__(self, module: nn.Module, *, compiled_batch: int = 0) -> None:
+    def __init__(self, module: nn.Module, *, compiled_batch: int = 0, sampled_batch: int = 0) -> None:
         parameters = dict(module.named_parameters())
         assert not list(module.buffers()), "a model with buffers cannot be one vector of parameters"
         self.module = module
@@ -32,6 +33,7 @@ class FlatModel:
             parameter.data = views[name]
             parameter.grad = grads[name]
         self.denoiser = self._compiled(compiled_batch) if compiled_batch else module
+        self.sampler = self._compiled(sampled_batch) if sampled_batch else module
         self.optimizer: torch.optim.Optimizer | None = None
         weights = [name for name in views if "weight" in name and name != CLASS_TABLE]  # a class is no channel
         self.weights, self.weight_grads = [views[name] for name in weights], [grads[name] for name in weights]

@@ -27,9 +27,9 @@ class LocalConfig(Section):
         warmup_rounds: the learning rate grows linearly over so many rounds from the start and from the pruning.
         horizontal_flip: mirror each image with probability 1/2.
         label_dropout: probability that a class-conditional network is not told an image's label, which guidance needs.
-        compile: run the network through `torch.compile`: steps take about a quarter less time on a CPU, after about a minute of
-            compiling per machine and architecture, and some ten seconds at later starts. Smaller batches than `batch_size` run as
-            without. Changes rounding.
+        compile: run networks as inductor's kernels: steps take about a quarter less time on a CPU, after about a minute of
+            compiling per machine and architecture, and four seconds at later starts. Smaller batches than `batch_size` run as
+            without. Samples that judge a model are drawn so, too. Changes rounding.
         precision: `bfloat16` runs the network in mixed precision (torch's autocast); parameters, gradients, optimiser and updates
             stay float32. `auto` takes it where the processor has it and a short trial finds steps at least 15 % shorter; that is
             decided once, when the run begins.

@@ -60,6 +60,11 @@ class EvaluationConfig(Section):
     guidance: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
     metrics: Annotated[tuple[AnyMetric, ...], Field(max_length=20)] = ()
 
+    @property
+    def first_chunk(self) -> int:
+        """Images in the sampler's batches, but for a smaller last one."""
+        return min(self.chunk_size, self.num_samples)
+
     def due(self, round: int, last_round: int) -> bool:
         """Whether the model is judged after `round` (0: before training)."""
         return self.every > 0 and (round % self.every == 0 or round == last_round)

@@ -203,6 +203,7 @@ class Experiment:
             narrows=self.submodels is not None and self.submodels.narrows,
             ratios=self.pruning.ratios,
             scoring=Scoring.of(self.pruning),
+            sampled_batch=self.evaluation.first_chunk if self.local.compile else 0,
         )
 
     def demand(self, model_bytes: int) -> Demand:

@@ -1,9 +1,13 @@
 """A compiled network computes what the module computes, dense and pruned, in whole batches and in what is left over."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from federations import Recorder, tiny
 
 from fedphd_ray.diffusion.process import NoiseProcess, ProcessConfig
+from fedphd_ray.diffusion.sampling import sample_chunk
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, build_unet, initial_state
 from fedphd_ray.federation.flat_model import FlatModel
 from fedphd_ray.federation.local_config import LocalConfig
@@ -12,6 +16,7 @@ from fedphd_ray.pruning.groups import channel_groups
 from fedphd_ray.pruning.importance import SparsityPenalty
 from fedphd_ray.pruning.plan import make_plan
 from fedphd_ray.records import LocalOrder
+from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.strategies import FedAvg
 from fedphd_ray.tensors import Layout
 
@@ -90,3 +95,42 @@ def test_classes_and_casts_are_compiled() -> None:
         found.append((drawn.detach().float(), model.grad.clone()))
     for compiled, plain in zip(*found, strict=True):
         assert 0 < (compiled - plain).norm() < 2e-2 * plain.norm()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_samples_are_drawn_compiled() -> None:
+    """The same images to rounding, of whole chunks and of what is left over; dropout is off while they are drawn."""
+    config = UNetConfig(widths=(8,), attention=(False,), groups=2, layers_per_block=1, dropout=0.5)
+    model = FlatModel(build_unet(UNetSpec(config, 8, 1)), sampled_batch=4)
+    model.vector.copy_(0.2 * torch.randn(len(model.vector), generator=torch.Generator().manual_seed(1)))
+    model.module.train()
+    process = NoiseProcess(ProcessConfig())
+    for num in (4, 3):
+        drawn, expected = (
+            sample_chunk(network, process, (1, 8, 8), num, 5, torch.Generator().manual_seed(5))
+            for network in (model.sampler, model.module)
+        )
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-4)
+    assert model.module.training
+    assert model.denoiser is model.module
+    assert model.sampler is not model.module
+    assert model.sampler._denoise is not None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_run_trains_and_samples_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once per architecture and process, for batches of training and for chunks of samples; what they compute is as without."""
+    sizes: list[int] = []
+
+    def not_really(module, layout, flat, images, *rest):
+        sizes.append(len(images))
+        return lambda flat, images, *inputs: (module(images, *inputs).sample,)
+
+    monkeypatch.setattr("fedphd_ray.federation.compiled.compiled", not_really)
+    sections = {"evaluation": {"every": 2, "num_samples": 10, "chunk_size": 7, "steps": 2}, "runtime": {"backend": "local"}}
+    local = {"batch_size": 5, "epochs": 1}
+    once = runs.run(tiny(**sections, local=local | {"compile": True}).build(), tmp_path / "compiled", Recorder())
+    assert set(sizes) == {5, 7}
+    assert len(sizes) == 4  # dense and pruned
+    again = runs.run(tiny(**sections, local=local).build(), tmp_path / "not", Recorder())
+    assert (once.model_sha256, once.fid) == (again.model_sha256, again.fid)

@@ -114,7 +114,7 @@ class ClientHost:
         generator = torch_generator(self._setup.seed, Purpose.SAMPLING, chunk.round, chunk.index)
         shape = tuple(self._setup.images.shape[1:])
         process, labels = self._setup.process, chunk.labels
-        samples = sample_chunk(model.module, process, shape, chunk.size, chunk.steps, generator, labels, chunk.guidance)
+        samples = sample_chunk(model.sampler, process, shape, chunk.size, chunk.steps, generator, labels, chunk.guidance)
         return as_numpy(samples)
 
     def _seat(self, held: Holdings, layout: Layout, own: Slice | None) -> Seat:
@@ -134,7 +134,8 @@ class ClientHost:
             versions = sorted({known for known, _ in self._models} | {version})
             self._models = {key: model for key, model in self._models.items() if key[0] in versions[-2:]}
             module = build_unet(self._setup.spec, layout.by_name, device=self._device)
-            self._models[version, width] = FlatModel(module, compiled_batch=self._setup.local.compiled_batch)
+            batches = {"compiled_batch": self._setup.local.compiled_batch, "sampled_batch": self._setup.sampled_batch}
+            self._models[version, width] = FlatModel(module, **batches)
         model = self._models[version, width]
         assert model.layout == layout
         return model

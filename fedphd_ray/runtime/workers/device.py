@@ -47,7 +47,7 @@ def supports_bfloat16(device: str) -> bool:
 
 
 def compiler() -> str:
-    """The C++ compiler that `torch.compile` would use; empty for none."""
+    """The C++ compiler that inductor would use; empty for none."""
     choices = [os.environ.get("CXX", ""), "g++", "clang++"]
     return next((found for choice in choices if choice and (found := shutil.which(choice))), "")
 

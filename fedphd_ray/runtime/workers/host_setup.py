@@ -39,6 +39,7 @@ class HostSetup:
         narrows: whether some clients train less than the whole network.
         ratios: of the prunings that there will be: with them a host knows every architecture.
         scoring: how clients score channels before a pruning, where they are asked to.
+        sampled_batch: images in the chunks of samples for which networks are compiled; 0 for none.
     """
 
     spec: UNetSpec
@@ -61,6 +62,7 @@ class HostSetup:
     narrows: bool = False
     ratios: tuple[float, ...] = ()
     scoring: Scoring | None = None
+    sampled_batch: int = 0
 
     @property
     def keeps_residuals(self) -> bool:
