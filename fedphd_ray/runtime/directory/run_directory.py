@@ -166,7 +166,7 @@ def summarise(
         **{name: _figure(last.get(name)) for name in ("fid", "kid", "personal_fid", "personal_kid")},
         class_histogram=last.get("class_histogram"),  # type: ignore[arg-type]  # a list in the JSON that we wrote
         fid_features=last.get("features"),  # type: ignore[arg-type]  # likewise
-        evaluation=experiment.evaluation.model_dump(),
+        evaluation=experiment.evaluation.model_dump(mode="json"),
         ema_decay=experiment.server.ema_decay,
         stock_export=stock_export,
         placement=placement,
