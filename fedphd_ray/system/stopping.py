@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from fedphd_ray.errors import FedPhDError, Stopped
+from fedphd_ray.errors import Stopped, UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HEAR_SECONDS = 0.2  # for the thread that hears of signals to have its turn
@@ -125,7 +125,8 @@ class Stopping:
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, FedPhDError) and self.heard() is not None:
+            asked = self._asked if isinstance(error, UserError) else self.heard()  # a refusal does not wait
+            if asked is not None:
                 raise  # whoever is stopped inside still has to be told, and everything cleaned up
             self._forget(hints, clean_ups)
             raise

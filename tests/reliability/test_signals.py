@@ -290,9 +290,12 @@ def test_what_was_prepared_is_forgotten_after_an_error(tmp_path: Path) -> None:
         with pytest.raises(type(error)), stopping.prepared(Hint("before"), lambda: done.append("before")):
             raise error
     assert (str(stopping.hint), stopping._clean_ups) == ("", [])
-    with pytest.raises(Stopped), stopping.prepared(Hint("now"), lambda: done.append("now")):
-        raise stopping._ask(signal.SIGINT)
-    assert (str(stopping.hint), len(stopping._clean_ups)) == ("now", 1)
+    asked = stopping._ask(signal.SIGINT)
+    for error in (asked, RunFailedError("what others make of it"), UserError("x", expected="y", found="z")):
+        with pytest.raises(type(error)), stopping.prepared(Hint("now"), lambda: done.append("now")):
+            raise error
+        assert (str(stopping.hint), len(stopping._clean_ups)) == ("now", 1)
+        stopping._forget(list(stopping._hints), list(stopping._clean_ups))
 
 
 def test_a_run_that_ended_is_not_written_to_again(tmp_path: Path) -> None:
