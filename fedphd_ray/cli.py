@@ -182,11 +182,11 @@ def _follow(
     from fedphd_ray.runtime.driver import run as runs  # noqa: PLC0415
     from fedphd_ray.runtime.events import Reporters  # noqa: PLC0415
 
-    others = reporters(config.reporting, directory, experiment.name, experiment.settings)
     log = JsonLog(console.file, experiment.name) if json_log else None
     shown = Console(quiet=True) if quiet or log else console
     with STOPPING.prepared(_how_to_go_on(directory)), ConsoleProgress(shown, experiment.schedule.rounds) as progress:
         tell = log.say if log else progress.say
+        others = reporters(config.reporting, directory, experiment.name, experiment.settings, tell)
         tell(describe(experiment))
         told = Reporters(progress, *others, *([log] if log else []))
         if begins:

@@ -17,13 +17,27 @@ class WandbConfig(Section):
     mode: Literal["online", "offline"] = "offline"
 
 
+class MlflowConfig(Section):
+    """MLflow.
+
+    Attributes:
+        experiment: there; runs of one experiment are compared.
+        tracking_uri: of a server or data base; None for what MLflow takes itself, the variable MLFLOW_TRACKING_URI first.
+    """
+
+    experiment: str = "fedphd"
+    tracking_uri: str | None = None
+
+
 class ReportingConfig(Section):
     """Tools that are told.
 
     Attributes:
         tensorboard: `auto` where it is installed; it writes `tensorboard/` in the run directory.
+        mlflow: MLflow, where it is given.
         wandb: Weights & Biases, where it is given.
     """
 
     tensorboard: bool | Literal["auto"] = "auto"
+    mlflow: MlflowConfig | None = None
     wandb: WandbConfig | None = None

@@ -1,7 +1,7 @@
 """What a configuration file says before anything of it is checked: the file, those that it extends, and `key=value` on top."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ def read_tree(source: Path | Mapping[str, object], overrides: Sequence[str] = ()
     for override in overrides:
         _apply(tree, override)
     return tree
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by the dotted name that `key=value` has for it; an empty section is one, too."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _apply(tree: dict[str, object], override: str) -> None:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from fedphd_ray.errors import UserError
 from fedphd_ray.report import text
+from fedphd_ray.settings.overrides import leaves
 from fedphd_ray.settings.yaml_files import dump_flow, dump_yaml
 from fedphd_ray.system.files import MIB, read_regular, write_whole
 from fedphd_ray.views.charts import Chart, charts, judged
@@ -124,7 +125,7 @@ def samples(run: RunView) -> list[Sample]:
 
 def differences(runs: Sequence[tuple[str, RunView]]) -> list[tuple[str, list[str]]]:
     """Keys of the configuration in which runs differ, and each run's value."""
-    trees = [dict(_leaves(run.settings)) for _, run in runs]
+    trees = [dict(leaves(run.settings)) for _, run in runs]
     keys = sorted(set().union(*trees))
     table = [(key, [dump_flow(tree[key]) if key in tree else "–" for tree in trees]) for key in keys]
     return [(key, values) for key, values in table if len(set(values)) > 1]
@@ -163,16 +164,6 @@ def _failures(record: Line) -> list[str]:
         f"round {record.get('round')}: client/{client} {outcomes.get(client, 'failed')}: {str(why).strip().splitlines()[0]}"
         for client, why in (record.get("failures") or {}).items()
     ]
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found += _leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 def _script_json(value: object) -> str:

@@ -1,17 +1,18 @@
-"""TensorBoard and Weights & Biases are told what metrics.jsonl says; Ray's metrics likewise, without clients."""
+"""TensorBoard, MLflow and Weights & Biases are told what metrics.jsonl says; Ray's metrics likewise, without clients."""
 
 from pathlib import Path
 
 import pytest
 from federations import Recorder, tiny
+from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedphd_ray.errors import UserError
-from fedphd_ray.reporters import ReportingConfig, reporters, require_reporters
-from fedphd_ray.reporters.config import WandbConfig
+from fedphd_ray.reporters import Guarded, ReportingConfig, reporters, require_reporters
+from fedphd_ray.reporters.config import MlflowConfig, WandbConfig
 from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.driver.ray_metrics import outcomes
-from fedphd_ray.runtime.events import Reporters
+from fedphd_ray.runtime.events import Event, Reporters, RoundDone, Started
 
 JUDGED = tiny(evaluation={"every": 2, "num_samples": 12, "steps": 2}, schedule={"rounds": 10}, checkpoint={"every": 1})
 
@@ -43,11 +44,63 @@ def test_weights_and_biases_writes_offline(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))) == 6
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow's own tables
+def test_mlflow_has_settings_scalars_and_pictures(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    config = ReportingConfig(tensorboard=False, mlflow=MlflowConfig(experiment="tiny ones", tracking_uri=uri))
+    client = MlflowClient(uri)
+    client.create_experiment("tiny ones", artifact_location=(tmp_path / "artifacts").as_uri())
+    (reporter,) = reporters(config, tmp_path, "tiny", {"seed": 7, "data": {"name": "digits", "more": {}}, "long": "x" * 7000})
+    recorder = Recorder()
+    runs.run(JUDGED.build(), tmp_path, Reporters(recorder, reporter))
+    experiment = client.get_experiment_by_name("tiny ones")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "tiny"
+    assert found.data.params == {"seed": "7", "data.name": "digits", "data.more": "{}", "long": "x" * 6000}
+    losses = {metric.step: metric.value for metric in client.get_metric_history(found.info.run_id, "train/loss")}
+    assert losses == pytest.approx({record.round: record.loss for record in recorder.rounds})
+    assert len(client.get_metric_history(found.info.run_id, "quality/fid")) == 6
+    assert len(list((tmp_path / "artifacts").rglob("round-*.png"))) == 6
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "sqlite:////dev/null/mlflow.db", "gopher://here"])
+def test_an_mlflow_that_does_not_answer_is_refused_before_anything_runs(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = ReportingConfig(tensorboard=False, mlflow=MlflowConfig(tracking_uri=uri))
+    with pytest.raises(UserError, match="a tracking server or data base"):
+        reporters(config, tmp_path, "tiny", {})
+
+
+def test_a_tool_that_fails_is_said_once_and_ends_no_run(tmp_path: Path) -> None:
+    class Full:
+        asked = 0
+
+        def on_event(self, event: Event) -> None:
+            self.asked += 1
+            if isinstance(event, RoundDone):
+                raise OSError("no space left\non device")
+
+    tool, recorder, said = Full(), Recorder(), list[str]()
+    runs.run(JUDGED.build(), tmp_path, Reporters(Guarded(tool, "Tool", said.append), recorder))
+    assert said == ["warning: Tool is told no more of this run, it failed: OSError: no space left"]
+    assert len(recorder.rounds) == 10
+    told = tool.asked
+    Guarded(tool, "Tool").on_event(Started(0, {}))
+    assert tool.asked == told + 1 < 20
+
+
 def test_what_is_not_installed_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedphd_ray.reporters.find_spec", lambda name: None)
     assert reporters(ReportingConfig(), Path(), "x", {}) == []
     with pytest.raises(UserError, match="pip install tensorboard"):
         require_reporters(ReportingConfig(tensorboard=True))
+    with pytest.raises(UserError, match="pip install mlflow-skinny"):
+        require_reporters(ReportingConfig(mlflow=MlflowConfig()))
     with pytest.raises(UserError, match="pip install wandb"):
         require_reporters(ReportingConfig(wandb=WandbConfig()))
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from fedphd_ray.errors import UserError
 from fedphd_ray.federation.local_config import Precision
 from fedphd_ray.runtime.directory.status import utc_now
 from fedphd_ray.runtime.experiment import Experiment
+from fedphd_ray.settings.overrides import leaves
 from fedphd_ray.settings.validation import in_short, shown
 from fedphd_ray.system.files import MIB, read_text, write_whole
 
@@ -92,7 +93,7 @@ class Identity(BaseModel):
             UserError: it is another experiment.
         """
         new = {"settings": dict(experiment.settings), "data_sha256": experiment.dataset.content_hash}
-        before, now = dict(_leaves(decisive(self.settings))), dict(_leaves(decisive(experiment.settings)))
+        before, now = dict(leaves(decisive(self.settings))), dict(leaves(decisive(experiment.settings)))
         changed = [
             f"{key}: {shown(now.get(key))} instead of {shown(before.get(key))}"
             for key in sorted(before.keys() | now.keys())
@@ -140,12 +141,3 @@ def config_sha256(settings: Mapping[str, Any]) -> str:
     """Of everything in a configuration that decides results, the number of rounds included."""
     rounds = settings.get("schedule", {}).get("rounds")
     return hashlib.sha256(json.dumps([decisive(settings), rounds], sort_keys=True).encode()).hexdigest()
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
