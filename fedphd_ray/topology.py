@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from operator import mul
 from typing import NamedTuple
@@ -70,7 +71,7 @@ class Topology:
         """Whether clients speak with the cloud directly."""
         return not self.tiers
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Nodes of each level below the cloud."""
         return tuple(tier.nodes for tier in self.tiers) or (1,)

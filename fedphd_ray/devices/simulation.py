@@ -7,6 +7,7 @@ same edge in the same direction. Time is a number here, and nothing waits.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedphd_ray.plans import Flight
 
+_until = attrgetter("until")
 TIE = 1e-12  # relative: events closer than that are simultaneous
 
 
@@ -156,7 +158,7 @@ class Simulation:
         Those who are done are no longer in `jobs`.
         """
         while self.jobs:
-            now = min(job.until for job in self.jobs)
+            now = min(map(_until, self.jobs))
             if now > limit + 2 * TIE * max(1.0, limit):
                 break
             over, tied = [], now + TIE * max(1.0, now)

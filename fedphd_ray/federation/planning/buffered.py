@@ -203,5 +203,7 @@ class _Floor:
         self._lost.append((job, fate))
 
     def _waiting_by_edge(self) -> list[int]:
-        edges = [job.edge for job in self._waiting]
-        return [edges.count(edge) for edge in self._schedule.topology.aggregators]
+        numbers = [0] * len(self._counts)
+        for job in self._waiting:
+            numbers[job.edge] += 1
+        return numbers

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 import numpy as np
@@ -146,7 +147,7 @@ class Schedule:
         workload: Workload | None,
     ) -> list[int]:
         """Clients that are asked, by their ids; `key` begins with the round."""
-        losses = memory[LOSSES] if LOSSES in memory else np.full(population.num_clients, np.nan)
+        losses = memory[LOSSES] if LOSSES in memory else _unreported(population.num_clients)
         draw = Draw(
             num=num,
             candidates=np.flatnonzero(there),
@@ -204,7 +205,7 @@ class Schedule:
         learned = self.participation.remember(memory, plan.round, reports, population, self.cohort_size)
         if not self.sampler.needs_losses:
             return {**plan.memory, **learned}
-        losses = np.array(memory[LOSSES]) if LOSSES in memory else np.full(population.num_clients, np.nan)
+        losses = np.array(memory[LOSSES] if LOSSES in memory else _unreported(population.num_clients))
         for report in reports:
             if not report.failure:
                 losses[report.client] = report.loss
@@ -224,3 +225,11 @@ class Schedule:
         for level in range(1, self.sends_up(round) + 1):
             for node in range(topology.sizes[level] if level < topology.depth else 1):
                 yield Aggregation(level, node, tuple(Contribution(child) for child in topology.children(level, node)))
+
+
+@lru_cache(maxsize=1)
+def _unreported(num_clients: int) -> NDArray[np.float64]:
+    """The losses of clients that have reported none. Without barriers there are dozens of draws a round."""
+    losses = np.full(num_clients, np.nan)
+    losses.flags.writeable = False
+    return losses
