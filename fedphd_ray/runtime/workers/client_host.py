@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -75,11 +76,12 @@ class ClientHost:
             beside={name: as_tensor(payload.beside[name]).to(self._device) for name in setup.strategy.server_sends},
             plan_channels=order.plan_channels,
         )
-        sums, num_classes = ClientSums(parts), setup.ownership.num_classes
+        seats = cache(partial(self._seat, held, payload.layout))
+        sums, num_classes, keeps_residuals = ClientSums(parts), setup.ownership.num_classes, setup.keeps_residuals
         rows, label_counts = setup.ownership.at(order.round), setup.ownership.label_counts(order.round)
         kept_states: list[ClientState | None] = []
         for client, state in zip(clients, states, strict=True):
-            began, seat = time.perf_counter(), self._seat(held, payload.layout, order.slices.get(client))
+            began, seat = time.perf_counter(), seats(order.slices.get(client))
             num_samples, own = len(rows[client]), seat.of_state(state)
             message = seat.held.to_client(known=state is not None, owed=client in order.plan_owed)
             arrived = self._download(order, client).send(message)
@@ -97,7 +99,7 @@ class ClientHost:
                 continue
             reported = order.reported_parts.get(client)
             counts = label_counts[client] if setup.strategy.shares_label_statistics else None
-            left = residual_of(own, seat.model.layout, self._device) if setup.keeps_residuals else None
+            left = residual_of(own, seat.model.layout, self._device) if keeps_residuals else None
             reply = upload(seat.to_send(result.update), named(seat.held.parts, reported), payload.version, result.beside, counts)
             message = {**reply, **importance(result.importance, payload.version)}
             sent = self._upload(order, client).send(message, left)
@@ -183,8 +185,10 @@ class ClientHost:
             except Exception as error:
                 failure = f"{type(error).__name__}: {error} (attempt {attempt + 1})\n{traceback.format_exc().rstrip()}"
             else:
-                trained = spoiled(kind, result.update.trained)
-                result = replace(result, update=replace(result.update, trained=trained), importance=scores)
+                if kind:
+                    result = replace(result, update=replace(result.update, trained=spoiled(kind, result.update.trained)))
+                if scores is not None:
+                    result = replace(result, importance=scores)
                 failure = result.why_unusable(received)  # what is not finite is so every time
                 return result, failure, Outcome.FAILED if failure else None
         return None, failure, Outcome.FAILED
