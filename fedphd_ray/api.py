@@ -20,6 +20,7 @@ from fedphd_ray.diffusion.metrics import Metric
 from fedphd_ray.experiments import comparison
 from fedphd_ray.experiments.contenders import contenders
 from fedphd_ray.federation.channel.ledger import read_ledger
+from fedphd_ray.reporters import reporters as tools
 from fedphd_ray.runtime.directory.identity import Identity
 from fedphd_ray.runtime.directory.participation import read_clients
 from fedphd_ray.runtime.directory.run_directory import Summary
@@ -167,7 +168,7 @@ def run(
         partition: your own way to divide them, in the place of the configured one.
         strategy: your own method, likewise.
         metrics: your own figures of samples, likewise.
-        reporters: told of everything that happens (`runtime.events`).
+        reporters: told of everything that happens (`runtime.events`), besides those of the configuration's `reporting`.
         say: told, in a sentence each, of what comes before the first round; `print` shows it.
 
     Raises:
@@ -176,9 +177,10 @@ def run(
     """
     if data is not None and not isinstance(source, Config):
         source = _of_given_data(source)
-    experiment = _experiment(configuration(source), Handed(data, partition, strategy, metrics), say)
-    directory = Path(out)
-    runs.run(experiment, directory, Reporters(*reporters), say, dump_yaml(dict(experiment.settings)))
+    config, directory = configuration(source), Path(out)
+    experiment = _experiment(config, Handed(data, partition, strategy, metrics), say)
+    told = _told(reporters, config, directory, experiment, say)
+    runs.run(experiment, directory, told, say, dump_yaml(dict(experiment.settings)))
     return Run(directory)
 
 
@@ -205,8 +207,9 @@ def resume(
     Identity.read(path)
     handed = Handed(data, partition, strategy, metrics)
     tree = handed.taken_out_of(read_tree(path / "config.yaml"))
-    experiment = _experiment(parse_config(tree, trust), handed, say)
-    runs.resume(experiment, path, Reporters(*reporters), say)
+    config = parse_config(tree, trust)
+    experiment = _experiment(config, handed, say)
+    runs.resume(experiment, path, _told(reporters, config, path, experiment, say), say)
     return Run(path)
 
 
@@ -239,6 +242,11 @@ class Quiet:
 
     def on_event(self, event: Event) -> None:
         """Nothing."""
+
+
+def _told(own: Sequence[Reporter], config: Config, directory: Path, experiment: Experiment, say: Say) -> Reporters:
+    """The caller's reporters, and those that the configuration names."""
+    return Reporters(*own, *tools(config.reporting, directory, experiment.name, experiment.settings, say))
 
 
 def _of_given_data(source: Mapping[str, Any] | str | Path) -> dict[str, Any]:

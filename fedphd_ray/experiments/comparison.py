@@ -15,11 +15,12 @@ from fedphd_ray.config import Config, load_config
 from fedphd_ray.errors import ConfigError, UserError
 from fedphd_ray.experiments.contenders import Contender
 from fedphd_ray.experiments.side_by_side import Job, run_side_by_side
+from fedphd_ray.reporters import reporters, require_reporters
 from fedphd_ray.runtime.directory.progress import MetricsFile
 from fedphd_ray.runtime.directory.run_directory import Summary
 from fedphd_ray.runtime.driver.run import resume, run
 from fedphd_ray.runtime.driver.start import Needs, shared_actors
-from fedphd_ray.runtime.events import Reporter
+from fedphd_ray.runtime.events import Reporter, Reporters
 from fedphd_ray.settings.plugins import named_in
 from fedphd_ray.system.saying import Say
 from fedphd_ray.topology import Hop
@@ -100,10 +101,12 @@ def compare(
 
     Raises:
         ConfigError: a directory holds a run of another configuration.
+        UserError: a tool that shall be told is not installed.
     """
     found = [(contender, *placed(contender, config, out)) for contender, config in runs]
     for _, config, directory in found:
         _refuse_another_run(config, directory)
+        require_reporters(config.reporting)
     jobs = []
     for contender, config, directory in found:
         title, experiment = f"{contender.label}, seed {config.seed}", config.build(say)  # all are looked at before one runs
@@ -118,7 +121,7 @@ def compare(
             for job in jobs:
                 say(job.title)
                 with reporter(job.title, job.config) as progress:
-                    _go_on(job.config, job.directory, progress, say, pool)
+                    _go_on(job, progress, say, pool)
     return [_entry(contender.label, config, directory) for contender, config, directory in found]
 
 
@@ -155,11 +158,14 @@ def equal_work(entries: Sequence[Entry]) -> bool:
     return len({(entry.seed, entry.local_steps) for entry in entries}) == len({entry.seed for entry in entries})
 
 
-def _go_on(config: Config, directory: Path, reporter: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
+def _go_on(job: Job, progress: Reporter, say: Say, pool: "ActorPool | None") -> Summary:
     """From the newest checkpoint if the run has begun before."""
+    config, directory, experiment = job.config, job.directory, job.config.build()
+    tools = reporters(config.reporting, directory, f"{experiment.name}, {job.title}", experiment.settings, say)
+    told = Reporters(progress, *tools)
     if (directory / "metrics.jsonl").exists() or (directory / "checkpoints").exists():
-        return resume(config.build(), directory, reporter, say, pool)
-    return run(config.build(), directory, reporter, say, config.to_yaml(), pool)
+        return resume(experiment, directory, told, say, pool)
+    return run(experiment, directory, told, say, config.to_yaml(), pool)
 
 
 def _refuse_another_run(config: Config, directory: Path) -> None:

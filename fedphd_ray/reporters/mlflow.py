@@ -25,7 +25,6 @@ from fedphd_ray.runtime.policy.failures import first_line
 from fedphd_ray.settings.overrides import leaves
 
 AT_ONCE = 100  # parameters that MLflow takes in one call
-LONGEST = 6000  # characters that it takes of a value
 
 
 class MLflow:
@@ -74,7 +73,7 @@ class MLflow:
         tags = {"fedphd.run_directory": str(self._directory.absolute())}
         self._run_id = self._client.create_run(self._experiment, run_name=self._name, tags=tags).info.run_id
         atexit.register(self._abandon)
-        settings = [Param(key, str(value)[:LONGEST]) for key, value in leaves(self._settings)]
+        settings = [Param(key, str(value)) for key, value in leaves(self._settings)]
         for first in range(0, len(settings), AT_ONCE):
             self._client.log_batch(self._run_id, params=settings[first : first + AT_ONCE])
 

@@ -7,6 +7,7 @@ from federations import Recorder, tiny
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import fedphd_ray
 from fedphd_ray.errors import UserError
 from fedphd_ray.reporters import Guarded, ReportingConfig, reporters, require_reporters
 from fedphd_ray.reporters.config import MlflowConfig, WandbConfig
@@ -50,7 +51,7 @@ def test_mlflow_has_settings_scalars_and_pictures(tmp_path: Path) -> None:
     config = ReportingConfig(tensorboard=False, mlflow=MlflowConfig(experiment="tiny ones", tracking_uri=uri))
     client = MlflowClient(uri)
     client.create_experiment("tiny ones", artifact_location=(tmp_path / "artifacts").as_uri())
-    (reporter,) = reporters(config, tmp_path, "tiny", {"seed": 7, "data": {"name": "digits", "more": {}}, "long": "x" * 7000})
+    (reporter,) = reporters(config, tmp_path, "tiny", {"seed": 7, "data": {"name": "digits", "more": {}}})
     recorder = Recorder()
     runs.run(JUDGED.build(), tmp_path, Reporters(recorder, reporter))
     experiment = client.get_experiment_by_name("tiny ones")
@@ -58,7 +59,7 @@ def test_mlflow_has_settings_scalars_and_pictures(tmp_path: Path) -> None:
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "tiny"
-    assert found.data.params == {"seed": "7", "data.name": "digits", "data.more": "{}", "long": "x" * 6000}
+    assert found.data.params == {"seed": "7", "data.name": "digits", "data.more": "{}"}
     losses = {metric.step: metric.value for metric in client.get_metric_history(found.info.run_id, "train/loss")}
     assert losses == pytest.approx({record.round: record.loss for record in recorder.rounds})
     assert len(client.get_metric_history(found.info.run_id, "quality/fid")) == 6
@@ -92,6 +93,32 @@ def test_a_tool_that_fails_is_said_once_and_ends_no_run(tmp_path: Path) -> None:
     told = tool.asked
     Guarded(tool, "Tool").on_event(Started(0, {}))
     assert tool.asked == told + 1 < 20
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_comparisons_tell_the_configured_tools_side_by_side_or_not(at_once: int, tmp_path: Path) -> None:
+    config = tiny(schedule={"rounds": 3}, evaluation={"every": 0}, reporting={"tensorboard": True})
+    (tmp_path / "tiny.yaml").write_text(config.to_yaml())
+    fedphd_ray.compare(tmp_path / "tiny.yaml", ["fedavg", "hierfavg"], tmp_path / "out", at_once=at_once)
+    assert len(list((tmp_path / "out").glob("*/seed-*/tensorboard/events*"))) == 2
+
+
+def test_python_tells_the_configured_tools_when_it_runs_and_resumes(tmp_path: Path) -> None:
+    one = tiny(schedule={"rounds": 3}, checkpoint={"every": 1}, reporting={"tensorboard": True}).settings()
+    fedphd_ray.run(one, tmp_path / "run")
+    before = set((tmp_path / "run/tensorboard").iterdir())
+    assert before
+    (tmp_path / "run/summary.json").unlink()
+    fedphd_ray.resume(tmp_path / "run")
+    assert set((tmp_path / "run/tensorboard").iterdir()) > before
+
+
+def test_a_comparison_is_refused_where_a_tool_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedphd_ray.reporters.find_spec", lambda name: None)
+    (tmp_path / "tiny.yaml").write_text(tiny().to_yaml())
+    with pytest.raises(UserError, match="pip install mlflow-skinny"):
+        fedphd_ray.compare(tmp_path / "tiny.yaml", ["fedavg", "hierfavg:reporting.mlflow={}"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_installed_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
