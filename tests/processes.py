@@ -1,13 +1,14 @@
 """Runs as processes of their own, and what they leave behind."""
 
 import contextlib
+import faulthandler
 import io
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -80,6 +81,16 @@ def command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
     except OSError:
         return ""
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What takes longer ends this process, and says where it was: a library that waits at a pipe hears of no signal."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def require_ended(pids: set[int]) -> None:

@@ -20,6 +20,7 @@ from fedphd_ray.data.decoding import decode, quietly
 from fedphd_ray.data.mapped import map_tensor
 from fedphd_ray.errors import DataError
 from fedphd_ray.system.cache import default_cache_dir, write_cached
+from fedphd_ray.system.files import regular
 from fedphd_ray.system.saying import Say
 
 RECIPE = 1
@@ -162,7 +163,7 @@ def _unreadable(where: str, problem: str) -> DataError:
 def _read(path: Path) -> Decoded | None:
     """What the cache has; None if it is not there or not whole."""
     try:
-        with safetensors.safe_open(path, "np") as file:
+        with safetensors.safe_open(regular(path), "np") as file:
             labels, owners = file.get_tensor("labels"), file.get_tensor("owners")
     except (OSError, SafetensorError):
         return None

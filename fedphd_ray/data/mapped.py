@@ -10,6 +10,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedphd_ray.system.cache import default_cache_dir, write_cached
+from fedphd_ray.system.files import regular
 
 WORTH_BYTES = 32 * 2**20
 
@@ -33,7 +34,7 @@ def mapped(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def map_tensor(path: Path, name: str) -> NDArray[np.uint8] | None:
     """A tensor of bytes in a safetensors file, mapped read-only; None if it is not there or not whole."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 1 << 20)))
         entry = header[name]

@@ -46,6 +46,18 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         os.close(descriptor)
 
 
+def regular(path: Path) -> Path:
+    """The path, for libraries that open files themselves: they would wait at a pipe.
+
+    Raises:
+        OSError: there is no such file, or it is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path.name} is {_kind(mode)}, not a file")
+    return path
+
+
 def read_book(path: Path) -> bytes:
     """The bytes of a file that a run has written for itself; none where it is missing, which whoever has a seal of it finds.
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from fedphd_ray.diffusion.unet import UNetConfig, UNetSpec, parameter_shapes
 from fedphd_ray.errors import FedPhDError
-from fedphd_ray.system.files import MIB, read_text
+from fedphd_ray.system.files import MIB, read_text, regular
 from fedphd_ray.views.run_view import RunView
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -27,7 +28,7 @@ def widths(run: RunView) -> list[Width]:
     try:
         dense = _dense(run)
         left = _saved(run.directory / "model" / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, FedPhDError):
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, SafetensorError, FedPhDError):
         return []
     return [
         Width(name.removesuffix(".weight"), shape[0], left[name][0])
@@ -46,7 +47,5 @@ def _dense(run: RunView) -> dict[str, tuple[int, ...]]:
 
 def _saved(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes in a safetensors file: its header is enough."""
-    from safetensors import safe_open  # noqa: PLC0415 - only where there is such a file
-
-    with safe_open(path, "numpy") as file:
+    with safe_open(regular(path), "numpy") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping

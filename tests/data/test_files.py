@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_files import LABELS, MAKERS, NUM, pixels, png
 from PIL import Image
+from processes import within
 from pydantic import TypeAdapter
 
 from fedphd_ray.data.dataset import ImageDataset
@@ -89,6 +90,11 @@ def test_decoded_pictures_are_kept_by_their_content(tmp_path: Path, monkeypatch:
     for cached in (tmp_path / "cache").iterdir():
         cached.write_bytes(b"damaged")
     assert len(load(config)) == NUM
+    for cached in (tmp_path / "cache").iterdir():
+        cached.unlink()
+        os.mkfifo(cached)
+    with within(60):
+        assert len(load(config)) == NUM
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from federations import Recorder, method
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from processes import fedphd_in_process_code
+from processes import fedphd_in_process_code, within
 
 from fedphd_ray.runtime.directory.run_directory import Summary
 from fedphd_ray.runtime.driver import run as runs
@@ -99,7 +99,8 @@ def test_a_damaged_run_directory_gives_the_right_bits_or_one_message(
         "list": ["list", place],
     }[command]
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    code, said = fedphd_in_process_code(*arguments)
+    with within(120):
+        code, said = fedphd_in_process_code(*arguments)
     event(f"{command}: {'done' if code == 0 else 'refused'}")
     assert time.monotonic() - began < 30, what
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * 2**20, what  # KiB

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import within
 
 from fedphd_ray.data import mapped as module
 from fedphd_ray.data.mapped import map_tensor, mapped
@@ -101,6 +102,17 @@ def test_a_damaged_file_of_the_cache_is_written_again(small_files: Path, length:
     path.write_bytes(path.read_bytes()[:length])
     assert map_tensor(path, "images") is None
     assert np.array_equal(mapped(images), images)
+    assert map_tensor(path, "images") is not None
+
+
+def test_nobody_waits_at_a_pipe_in_the_cache(small_files: Path) -> None:
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    mapped(images)
+    (path,) = small_files.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    with within(60):
+        assert np.array_equal(mapped(images), images)
     assert map_tensor(path, "images") is not None
 
 

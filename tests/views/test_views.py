@@ -14,7 +14,7 @@ import pytest
 from federations import Recorder, tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import fedphd_in_process
+from processes import fedphd_in_process, within
 
 from fedphd_ray.errors import RunFailedError, UserError
 from fedphd_ray.experiments import stress as grids
@@ -24,6 +24,7 @@ from fedphd_ray.runtime.driver import run as runs
 from fedphd_ray.runtime.events import Judged, RoundDone
 from fedphd_ray.views.charts import charts
 from fedphd_ray.views.grid_page import write_grid_page
+from fedphd_ray.views.network import widths
 from fedphd_ray.views.page import differences, labels, page
 from fedphd_ray.views.run_view import RunView, runs_below
 from fedphd_ray.views.watching import watch
@@ -307,3 +308,17 @@ def test_a_browser_draws_a_grid_of_experiments(tmp_path: Path) -> None:
     ]
     write_grid_page(runs, 10.0, tmp_path / "stress.html", "a grid", "fedphd stress")
     require_drawn(tmp_path / "stress.html", 3, tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["huge", "pipe", "folder", "cut"])
+def test_a_report_does_without_weights_whatever_lies_in_their_place(harm: str, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    assert widths(RunView.of(run))
+    (weights,) = (run / "model").glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[:1000]) if harm == "cut" else lay(harm, weights)
+    with within(60):
+        assert widths(RunView.of(run)) == []
+        assert "Channels by layer" not in page([RunView.of(run)])
