@@ -157,10 +157,8 @@ class Simulation:
 
         Those who are done are no longer in `jobs`.
         """
-        while self.jobs:
-            now = min(map(_until, self.jobs))
-            if now > limit + 2 * TIE * max(1.0, limit):
-                break
+        latest = limit + 2 * TIE * max(1.0, limit)
+        while self.jobs and (now := min(map(_until, self.jobs))) <= latest:
             over, tied = [], now + TIE * max(1.0, now)
             for job in [job for job in self.jobs if job.until <= tied]:
                 self._step(job, now)
